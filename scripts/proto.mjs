@@ -9,6 +9,7 @@ const check = process.argv.includes('--check');
 const outputs = [
   { proto: 'guest.proto', room: 'src/gcs' },
   { proto: 'ttrpc.proto', room: 'src/ttrpc' },
+  { proto: 'control.proto', room: 'src/engine' },
 ];
 let failed = false;
 for (const { proto, room } of outputs) {
