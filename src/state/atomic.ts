@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { open, readdir, rename, rm, unlink, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, unlink, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LcowError } from '../errors/index.js';
 import { isAlive, ownIdentity, type ProcessIdentity } from './process-identity.js';
@@ -52,6 +52,34 @@ export async function createAtomic<T>(
 /** Writes a whole small file atomically. Mode 0600 unless given. */
 export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
   await createAtomic(path, async (file) => file.writeFile(content), mode);
+}
+
+/**
+ * Makes a folder whole or not at all: `fill` fills a temporary folder beside it, which is synced and renamed. The files
+ * inside are synced by whoever writes them. On failure nothing is left.
+ * @throws LcowError ALREADY_EXISTS when something stands at `path`; DISK_FULL, IO_FAILED, or whatever `fill` throws.
+ */
+export async function createFolderAtomic<T>(
+  path: string,
+  fill: (temporaryPath: string) => Promise<T>,
+  mode = 0o700,
+): Promise<T> {
+  const temporary = temporaryName(path);
+  try {
+    await mkdir(temporary, { mode });
+    const result = await fill(temporary);
+    await syncFolder(temporary);
+    await rename(temporary, path);
+    await syncFolder(dirname(path));
+    return result;
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    const code = (error as NodeJS.ErrnoException).code;
+    // rename(2) says so of a folder that is not empty, or of a file.
+    if (code === 'ENOTEMPTY' || code === 'EEXIST' || code === 'ENOTDIR')
+      throw new LcowError('ALREADY_EXISTS', `The folder ${path} exists already.`, { cause: error });
+    throw asIoError(error, `The folder ${path} cannot be made`);
+  }
 }
 
 /** Makes a rename in the folder durable. */
