@@ -2,6 +2,7 @@
  * On-disk structures declared once as data. A declaration lists each field with its byte offset as the specification
  * prints it; reading and writing are both derived from it, so that they cannot disagree.
  */
+export { readAt } from './read-at.js';
 
 /** Reads and writes one field. Offsets are in bytes from the start of the structure. */
 export interface Field<T> {

@@ -1,0 +1,2 @@
+/** Holes: telling zeros from data, and copying a file without filling its holes. */
+export { isZero, nonZeroRuns } from './zeros.js';

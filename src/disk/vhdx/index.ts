@@ -1,0 +1,3 @@
+/** VHDX, the scratch format: a writer of dynamic files and a reader that trusts nothing. See MS-VHDX. */
+export { VhdxWriter, type VhdxWriterOptions, type VhdxWriterResult } from './writer.js';
+export { crc32c } from './crc32c.js';
