@@ -23,7 +23,7 @@ export const TIMEOUTS = {
 export type TimeoutName = keyof typeof TIMEOUTS;
 
 /** Time-outs that wait for a guest, and so stretch when it is emulated. */
-const SCALED: ReadonlySet<TimeoutName> = new Set([
+export const SCALED: ReadonlySet<TimeoutName> = new Set([
   'systemStart',
   'systemPause',
   'systemResume',

@@ -1,0 +1,110 @@
+import { LcowError } from '../errors/index.js';
+import type { Image } from '../images/index.js';
+import type { ContainerConfig } from './container-record.js';
+import { newContainerId } from './container-store.js';
+import { randomContainerName } from './container-names.js';
+import { signalNumber } from './signals.js';
+
+/** What `lcow run` takes, with docker's meaning for each. */
+export interface ContainerOptions {
+  /** Image reference or id. */
+  readonly image: string;
+  /** Replaces the image's command. */
+  readonly command?: readonly string[];
+  /** Replaces the image's entrypoint, and drops its command; an empty string clears it. */
+  readonly entrypoint?: string;
+  /** "K=V", or "K" to take the value from `hostEnv`. */
+  readonly env?: readonly string[];
+  readonly hostEnv?: NodeJS.ProcessEnv;
+  readonly workingDir?: string;
+  /** name|uid[:group|gid] */
+  readonly user?: string;
+  readonly hostname?: string;
+  /** Made up when absent. */
+  readonly name?: string;
+  readonly tty?: boolean;
+  readonly openStdin?: boolean;
+  /** Bytes; at least 6 MiB, as docker has it. */
+  readonly memoryBytes?: number;
+  readonly nanoCpus?: number;
+  readonly autoRemove?: boolean;
+  readonly detached?: boolean;
+}
+
+const MINIMUM_MEMORY_BYTES = 6 * 2 ** 20;
+
+/**
+ * Puts an image's defaults and the user's options together.
+ * @throws LcowError INVALID_ARGUMENT.
+ */
+export function containerConfig(options: ContainerOptions, image: Image, layerIds: readonly string[]): ContainerConfig {
+  const id = newContainerId();
+  const defaults = image.config.config ?? {};
+  const memoryBytes = options.memoryBytes ?? 0;
+  if (memoryBytes !== 0 && memoryBytes < MINIMUM_MEMORY_BYTES)
+    throw new LcowError('INVALID_ARGUMENT', 'Minimum memory limit allowed is 6MB.');
+  const workingDir = options.workingDir ?? (defaults.WorkingDir || '/');
+  if (!workingDir.startsWith('/'))
+    throw new LcowError(
+      'INVALID_ARGUMENT',
+      `The working directory '${workingDir}' is invalid, it needs to be an absolute path.`,
+    );
+  const stopSignal = defaults.StopSignal || 'SIGTERM';
+  signalNumber(stopSignal);
+  const tty = options.tty ?? false;
+  const hostname = options.hostname ?? id.slice(0, 12);
+  return {
+    id,
+    name: options.name ?? randomContainerName(),
+    image: options.image,
+    imageId: image.id,
+    createdAt: new Date().toISOString(),
+    args: commandLine(options, defaults),
+    env: mergeEnv([...(defaults.Env ?? []), ...userEnv(options)]),
+    workingDir,
+    user: options.user ?? defaults.User ?? '',
+    hostname,
+    tty,
+    openStdin: options.openStdin ?? false,
+    stopSignal,
+    memoryBytes,
+    nanoCpus: options.nanoCpus ?? 0,
+    autoRemove: options.autoRemove ?? false,
+    detached: options.detached ?? false,
+    layerIds: [...layerIds],
+  };
+}
+
+interface ImageDefaults {
+  readonly Entrypoint?: readonly string[] | null | undefined;
+  readonly Cmd?: readonly string[] | null | undefined;
+}
+
+function commandLine(options: ContainerOptions, defaults: ImageDefaults): string[] {
+  const given = options.command ?? [];
+  const args =
+    options.entrypoint === undefined
+      ? [...(defaults.Entrypoint ?? []), ...(given.length > 0 ? given : (defaults.Cmd ?? []))]
+      : [...(options.entrypoint === '' ? [] : [options.entrypoint]), ...given];
+  if (args.length === 0)
+    throw new LcowError('INVALID_ARGUMENT', 'No command specified: the image has none, give one behind its name.');
+  return args;
+}
+
+function userEnv(options: ContainerOptions): string[] {
+  return (options.env ?? []).flatMap((item) => {
+    if (item.includes('=')) {
+      if (item.startsWith('=')) throw new LcowError('INVALID_ARGUMENT', `Invalid environment variable: ${item}.`);
+      return [item];
+    }
+    const value = options.hostEnv?.[item];
+    return value === undefined ? [] : [`${item}=${value}`];
+  });
+}
+
+/** Later values win; the order of first appearance stays. */
+export function mergeEnv(items: readonly string[]): string[] {
+  const merged = new Map<string, string>();
+  for (const item of items) merged.set(item.slice(0, item.indexOf('=')), item);
+  return [...merged.values()];
+}

@@ -1,0 +1,10 @@
+/** The engine: images and containers of one data root; each running container in the utility VM of its supervisor. */
+export { Engine, type CreateOptions, type LogOptions } from './engine.js';
+export type { ContainerOptions } from './container-options.js';
+export type { ContainerConfig, ContainerRecord, ContainerState } from './container-record.js';
+export { ControlClient, type RemoteExec } from './control-client.js';
+export { Supervisor, startFailureExitCode, type AttachedStreams } from './supervisor.js';
+export type { LogEntry, LogSource } from './log-file.js';
+export { parseCpus, parseSize } from './size.js';
+export { linuxSignal, signalNumber } from './signals.js';
+export { diagnose, type DiagnoseOptions, type Finding } from './diagnosis.js';

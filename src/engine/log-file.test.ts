@@ -1,0 +1,76 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { LogWriter, MAX_FILES, MAX_LINE_BYTES, readLog, type LogEntry, type ReadLogOptions } from './log-file.js';
+
+let folder: string;
+let path: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'lcow-log-'));
+  path = join(folder, 'x-json.log');
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+async function read(options?: ReadLogOptions): Promise<LogEntry[]> {
+  const entries: LogEntry[] = [];
+  for await (const entry of readLog(path, options)) entries.push(entry);
+  return entries;
+}
+
+describe('a container log', () => {
+  it('keeps lines whole, whatever pieces they came in, and both outputs apart', async () => {
+    const log = await LogWriter.open(path);
+    await log.write('stdout', Buffer.from('on'));
+    await log.write('stderr', Buffer.from('oops\n'));
+    await log.write('stdout', Buffer.from('e\ntwo\nthr'));
+    await log.write('stdout', Buffer.from('ee'));
+    await log.close();
+    expect((await read()).map(({ log: text, stream }) => [stream, text])).toEqual([
+      ['stderr', 'oops\n'],
+      ['stdout', 'one\n'],
+      ['stdout', 'two\n'],
+      ['stdout', 'three'],
+    ]);
+  });
+
+  it('does not break a character that arrives in two pieces', async () => {
+    const log = await LogWriter.open(path);
+    const bytes = Buffer.from('é\n');
+    await log.write('stdout', bytes.subarray(0, 1));
+    await log.write('stdout', bytes.subarray(1));
+    await log.close();
+    expect((await read())[0]?.log).toBe('é\n');
+  });
+
+  it('splits a line longer than 16 KiB', async () => {
+    const log = await LogWriter.open(path);
+    await log.write('stdout', Buffer.from(`${'x'.repeat(MAX_LINE_BYTES + 5)}\n`));
+    await log.close();
+    expect((await read()).map((entry) => entry.log.length)).toEqual([MAX_LINE_BYTES, 6]);
+  });
+
+  it('yields only the last lines when asked for a tail, across rotated files', async () => {
+    const log = await LogWriter.open(path, 1000);
+    for (let i = 0; i < 100; i++) await log.write('stdout', Buffer.from(`line ${i}\n`));
+    await log.close();
+    expect((await readdir(folder)).length).toBe(MAX_FILES);
+    expect((await read({ tail: 20 })).map((entry) => entry.log)).toEqual(
+      Array.from({ length: 20 }, (_, i) => `line ${80 + i}\n`),
+    );
+    expect(await read({ tail: 0 })).toEqual([]);
+  });
+
+  it('follows across a rotation until told that nothing more comes', async () => {
+    const log = await LogWriter.open(path, 200);
+    let written = 0;
+    const follow = async (): Promise<boolean> => {
+      if (written === 50) return true;
+      await log.write('stdout', Buffer.from(`line ${written++}\n`));
+      return false;
+    };
+    const entries = await read({ tail: 0, follow });
+    await log.close();
+    expect(entries.map((entry) => entry.log)).toEqual(Array.from({ length: 50 }, (_, i) => `line ${i}\n`));
+  });
+});
