@@ -76,6 +76,7 @@ export const CATALOGUE = catalogue({
     httpStatus: 400,
   },
   COMMAND_NOT_EXECUTABLE: { meaning: 'The executable of a process cannot be run: exit code 126.', httpStatus: 400 },
+  PROCESS_FAILED: { meaning: 'A process ended with an exit code other than 0.' },
   NO_SUCH_USER: { meaning: 'The user or group of a process does not exist in the container.', httpStatus: 400 },
 });
 

@@ -17,6 +17,8 @@ export class LcowError extends Error {
   readonly code: ErrorCode;
   readonly hint: string | undefined;
   readonly details: Readonly<Record<string, unknown>>;
+  /** What failed while the operation was being undone, and may have been left behind. */
+  readonly undoFailures: unknown[] = [];
 
   constructor(code: ErrorCode, message: string, options: LcowErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });

@@ -1,3 +1,5 @@
+import { LcowError } from '../errors/index.js';
+
 /** A stack of releases. Set-up pushes, failure or end releases all of them in reverse order, trying every one. */
 export class Scope implements AsyncDisposable {
   #releases: (() => unknown)[] = [];
@@ -29,6 +31,19 @@ export class Scope implements AsyncDisposable {
     const releases = this.#releases.reverse();
     this.#releases = [];
     await releaseAll(releases);
+  }
+
+  /**
+   * Undoes a set-up that failed and throws its failure. What fails meanwhile is added to the `undoFailures` of an
+   * LcowError and never takes its place.
+   */
+  async undo(failure: unknown): Promise<never> {
+    try {
+      await this.release();
+    } catch (undoFailure) {
+      if (failure instanceof LcowError) failure.undoFailures.push(undoFailure);
+    }
+    throw failure;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
