@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { link, mkdir, readFile, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LcowError } from '../errors/index.js';
-import { delay, timeoutMs } from '../lifetime/index.js';
+import { abortable, delay, timeoutMs } from '../lifetime/index.js';
 import { asIoError } from './atomic.js';
 import { isAlive, ownIdentity, type ProcessIdentity } from './process-identity.js';
 
@@ -95,9 +95,12 @@ function heldLock(path: string, token: string): Lock {
   return { release, [Symbol.asyncDispose]: release };
 }
 
+// Waiters of this process queue here, so that only one of them polls for other processes.
+const queues = new Map<string, Promise<unknown>>();
+
 /**
  * Runs `critical` while holding the lock of a key, waiting for other holders.
- * @throws LcowError LOCK_HELD when a live holder keeps it for longer than the `lock` time-out.
+ * @throws LcowError LOCK_HELD when a live holder keeps it for longer than the `lock` time-out; CANCELLED.
  */
 export async function withLock<T>(
   folder: string,
@@ -105,20 +108,35 @@ export async function withLock<T>(
   critical: () => Promise<T>,
   signal?: AbortSignal,
 ): Promise<T> {
+  const path = lockPath(folder, key);
+  const before = queues.get(path) ?? Promise.resolve();
+  let leave!: () => void;
+  const mine = new Promise<void>((resolve) => (leave = resolve));
+  const tail = before.then(() => mine);
+  queues.set(path, tail);
+  try {
+    await abortable(before, signal);
+    const lock = await pollForLock(folder, key, signal);
+    try {
+      return await critical();
+    } finally {
+      await lock.release();
+    }
+  } finally {
+    leave();
+    if (queues.get(path) === tail) queues.delete(path);
+  }
+}
+
+async function pollForLock(folder: string, key: string, signal: AbortSignal | undefined): Promise<Lock> {
   const patience = Date.now() + timeoutMs('lock');
   let pause = 5;
   for (;;) {
     const lock = await tryLock(folder, key);
-    if (lock) {
-      try {
-        return await critical();
-      } finally {
-        await lock.release();
-      }
-    }
+    if (lock) return lock;
     if (Date.now() > patience) throw new LcowError('LOCK_HELD', `Another process holds the lock of ${key}.`);
     // Polled: Node has no blocking file lock that works on every host.
     await delay(pause, signal);
-    pause = Math.min(pause * 2, 200);
+    pause = Math.min(pause * 2, 100);
   }
 }
