@@ -106,7 +106,7 @@ async function withAttempts(url: string, attempt: () => Promise<void>): Promise<
   }
   const reason =
     last instanceof Error ? (last.cause instanceof Error ? last.cause.message : last.message) : String(last);
-  throw new Error(`${url} cannot be fetched: ${reason}`, { cause: last });
+  throw new Error(`${url} cannot be fetched: ${reason.replace(/\.$/, '')}.`, { cause: last });
 }
 
 async function eachChunk(url: string, limitBytes: number, take: (chunk: Buffer) => Promise<void>): Promise<void> {

@@ -53,7 +53,16 @@ async function fetchPackages(packages: readonly DebianPackage[], report: Report)
   const worker = async (): Promise<void> => {
     for (let pkg = waiting.shift(); pkg; pkg = waiting.shift()) fetched.set(pkg, await fetchDeb(pkg, report));
   };
-  await Promise.all(Array.from({ length: 4 }, worker));
+  const results = await Promise.allSettled(
+    Array.from({ length: 4 }, async () =>
+      worker().catch((error: unknown) => {
+        waiting.length = 0;
+        throw error;
+      }),
+    ),
+  );
+  const failures = results.filter((result) => result.status === 'rejected').map(({ reason }) => reason as unknown);
+  if (failures.length > 0) throw failures.find((error) => error instanceof NotOnServer) ?? failures[0];
   return new Map(packages.map((pkg) => [pkg, fetched.get(pkg) ?? '']));
 }
 

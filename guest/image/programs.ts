@@ -9,8 +9,6 @@ export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** Fed to the program's standard input; nothing when absent. */
   readonly input?: Readable;
-  /** Exit codes besides 0 that mean success. */
-  readonly alsoFine?: readonly number[];
 }
 
 /**
@@ -38,7 +36,7 @@ export async function pipeThrough<T>(
       reject(new Error(`The program ${program} is not installed${where ? ` (Debian package ${where})` : ''}.`));
     });
     child.once('close', (code, signal) => {
-      if (code === 0 || (code !== null && options.alsoFine?.includes(code))) resolve();
+      if (code === 0) resolve();
       else reject(new Error(`${program} ended with ${signal ?? `exit code ${code}`}: ${complaints.trim()}`));
     });
   });
