@@ -25,7 +25,7 @@ export default tseslint.config(
     },
   },
   {
-    files: ['src/cli/**', 'bench/**', 'test/**', 'guest/image/**', '**/*.test.ts'],
+    files: ['src/cli/**', 'bench/**', 'test/**', 'guest/image/**', 'scripts/**', '**/*.test.ts'],
     rules: { 'no-console': 'off' },
   },
 );

@@ -2,7 +2,9 @@
 import { writeFileSync } from 'node:fs';
 import { CATALOGUE } from '../dist/errors/index.js';
 
-const rows = Object.entries(CATALOGUE).map(([code, { meaning, hint }]) => `| \`${code}\` | ${meaning} | ${hint ?? ''} |`);
+const rows = Object.entries(CATALOGUE).map(
+  ([code, { meaning, hint }]) => `| \`${code}\` | ${meaning} | ${hint ?? ''} |`,
+);
 writeFileSync(
   new URL('../docs/errors.md', import.meta.url),
   `# Errors

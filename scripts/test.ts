@@ -1,16 +1,16 @@
 // Runs every check, then every test, and ends with the line "N passed, N failed".
-import { spawnSync } from 'node:child_process';
+import { spawnSync, type SpawnSyncOptions } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { goBinary } from './go.mjs';
+import { goEnvironment, goToolchain, requiredGo } from '../guest/image/go-toolchain.js';
 
 const root = new URL('..', import.meta.url).pathname;
-const bin = (name) => join(root, 'node_modules/.bin', name);
+const bin = (name: string): string => join(root, 'node_modules/.bin', name);
 let passed = 0;
 let failed = 0;
 
-function check(title, command, args, options = {}) {
+function check(title: string, command: string, args: string[], options: SpawnSyncOptions = {}): void {
   console.error(`\n== ${title}`);
   const begin = Date.now();
   const { status } = spawnSync(command, args, { cwd: root, stdio: 'inherit', ...options });
@@ -19,7 +19,7 @@ function check(title, command, args, options = {}) {
   else failed += 1;
 }
 
-function vitest(project) {
+function vitest(project: string): void {
   console.error(`\n== vitest: ${project}`);
   const folder = mkdtempSync(join(tmpdir(), 'lcow-vitest-'));
   const report = join(folder, 'report.json');
@@ -29,32 +29,39 @@ function vitest(project) {
     { cwd: root, stdio: 'inherit' },
   );
   try {
-    const result = JSON.parse(readFileSync(report, 'utf8'));
+    const result = JSON.parse(readFileSync(report, 'utf8')) as { numPassedTests: number; numFailedTests: number };
     passed += result.numPassedTests;
     failed += result.numFailedTests;
     // A file that fails to load, or an error outside a test, counts as well.
     if (status !== 0 && result.numFailedTests === 0) failed += 1;
   } catch (error) {
-    console.error(`vitest left no report: ${error.message}`);
+    console.error(`vitest left no report: ${String(error)}`);
     failed += 1;
   }
   rmSync(folder, { recursive: true });
 }
 
-function goTest() {
+interface GoEvent {
+  readonly Action: string;
+  readonly Package: string;
+  readonly Test?: string;
+  readonly Output?: string;
+}
+
+async function goTest(): Promise<void> {
   console.error('\n== go test');
-  const go = goBinary();
   const agent = join(root, 'guest/agent');
-  const env = { ...process.env, GOTOOLCHAIN: 'local' };
+  const { program: go } = await goToolchain(await requiredGo(join(agent, 'go.mod')), console.error);
+  const env = goEnvironment();
   check('go vet', go, ['vet', './...'], { cwd: agent, env });
   const result = spawnSync(go, ['test', '-json', './...'], { cwd: agent, env, encoding: 'utf8', maxBuffer: 256 << 20 });
-  const outputs = new Map();
+  const outputs = new Map<string, string>();
   let failedTests = 0;
   for (const line of result.stdout.split('\n')) {
     if (!line.startsWith('{')) continue;
-    const event = JSON.parse(line);
+    const event = JSON.parse(line) as GoEvent;
     const key = `${event.Package} ${event.Test ?? ''}`;
-    if (event.Action === 'output') outputs.set(key, (outputs.get(key) ?? '') + event.Output);
+    if (event.Action === 'output') outputs.set(key, (outputs.get(key) ?? '') + (event.Output ?? ''));
     if (!event.Test) continue;
     if (event.Action === 'pass') passed += 1;
     if (event.Action === 'fail') {
@@ -77,7 +84,7 @@ if (!only || only === 'checks') {
   check('layers', bin('depcruise'), ['--config', '.dependency-cruiser.mjs', 'src']);
   check('generated messages', process.execPath, ['scripts/proto.mjs', '--check']);
 }
-if (!only || only === 'agent') goTest();
+if (!only || only === 'agent') await goTest();
 if (!only || only === 'unit') vitest('unit');
 if (!only || only === 'vm') vitest('vm');
 
