@@ -8,6 +8,8 @@ export const TIMEOUTS = {
   systemStart: { env: 'HCSSHIM_TIMEOUT_SYSTEMSTART', seconds: 240 },
   systemPause: { env: 'HCSSHIM_TIMEOUT_SYSTEMPAUSE', seconds: 240 },
   systemResume: { env: 'HCSSHIM_TIMEOUT_SYSTEMRESUME', seconds: 240 },
+  /** How long QEMU gets to end by itself before it is killed. */
+  systemTerminate: { env: 'LCOW_TIMEOUT_SYSTEMTERMINATE', seconds: 5 },
   guestConnection: { env: 'HCSSHIM_TIMEOUT_GCSCONNECTION', seconds: 60 },
   guestShutdown: { env: 'LCOW_TIMEOUT_GUESTSHUTDOWN', seconds: 10 },
   guestRequest: { env: 'LCOW_TIMEOUT_GUESTREQUEST', seconds: 120 },
