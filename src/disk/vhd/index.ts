@@ -4,6 +4,6 @@ export {
   MAXIMUM_VHD_BYTES,
   encodeFixedVhdFooter,
   decodeVhdFooter,
-  vhdChecksum,
   type VhdFooter,
 } from './footer.js';
+export { readDynamicVhd, type DynamicVhd } from './dynamic.js';

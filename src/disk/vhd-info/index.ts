@@ -1,0 +1,171 @@
+/** What a VHD or VHDX file is and whether its structures are good, without looking at its data. */
+import { open, type FileHandle } from 'node:fs/promises';
+import { LcowError } from '../../errors/index.js';
+import { asIoError } from '../../state/index.js';
+import { readAt } from '../structure/index.js';
+import { decodeVhdFooter, readDynamicVhd, VHD_FOOTER_BYTES, type VhdFooter } from '../vhd/index.js';
+import { readVhdx } from '../vhdx/index.js';
+
+interface CommonInfo {
+  /** Size of the disk. */
+  readonly virtualSizeBytes: number;
+  /** Apparent size of the file. */
+  readonly fileSizeBytes: number;
+  /** What the file takes on the host's disk: less than its size when it has holes. */
+  readonly allocatedBytes: number;
+  /** Identity of the disk: the footer's unique id, or the page 83 identity of a VHDX. */
+  readonly uuid: string;
+  /** What its writer called itself; any text. */
+  readonly creator: string;
+}
+
+interface BlockInfo {
+  readonly blockSizeBytes: number;
+  readonly totalBlocks: number;
+  /** Blocks that are in the file; the others are zeros. */
+  readonly presentBlocks: number;
+}
+
+/** A raw image with a footer: a read-only layer. */
+export interface FixedVhdInfo extends CommonInfo {
+  readonly kind: 'fixed-vhd';
+  /** Cylinders, heads and sectors per track, which some readers take the size from. */
+  readonly geometry: readonly [cylinders: number, heads: number, sectorsPerTrack: number];
+}
+
+export interface DynamicVhdInfo extends CommonInfo, BlockInfo {
+  readonly kind: 'dynamic-vhd';
+  /** Whether the footer at the end is good; the copy at the start is, or this would be an error. */
+  readonly footerGood: boolean;
+}
+
+export interface VhdxInfo extends CommonInfo, BlockInfo {
+  readonly kind: 'vhdx';
+  readonly logicalSectorBytes: number;
+  readonly physicalSectorBytes: number;
+  /** Whether all blocks are allocated beforehand. */
+  readonly fixed: boolean;
+  /** The log must be replayed before the disk can be trusted: its writer died. QEMU does it on opening for writing. */
+  readonly logPending: boolean;
+  /** Which of the two copies are good; readers need one of each. */
+  readonly headersGood: readonly [boolean, boolean];
+  readonly regionTablesGood: readonly [boolean, boolean];
+  /** Changes whenever the data may have changed. */
+  readonly dataWriteGuid: string;
+}
+
+export type VhdInfo = FixedVhdInfo | DynamicVhdInfo | VhdxInfo;
+
+/**
+ * Tells a fixed VHD, a dynamic VHD and a VHDX apart by content and describes it. Checksums, sizes and the places of all
+ * blocks are verified: what this returns without an error is sound in structure.
+ * @throws LcowError NOT_FOUND; BAD_VHD or BAD_VHDX naming the field and its offset; IO_FAILED.
+ */
+export async function vhdInfo(path: string): Promise<VhdInfo> {
+  let file: FileHandle;
+  try {
+    file = await open(path, 'r');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
+      throw new LcowError('NOT_FOUND', `The disk ${path} does not exist.`, { cause });
+    throw asIoError(cause, `The disk ${path} cannot be opened`);
+  }
+  try {
+    return await describe(file, path);
+  } catch (error) {
+    if (error instanceof LcowError) throw error;
+    throw asIoError(error, `The disk ${path} cannot be read`);
+  } finally {
+    await file.close();
+  }
+}
+
+async function describe(file: FileHandle, path: string): Promise<VhdInfo> {
+  const stat = await file.stat();
+  if (!stat.isFile()) throw new LcowError('BAD_VHD', `${path} is not a VHD: it is not a file.`);
+  const sizes = { fileSizeBytes: stat.size, allocatedBytes: stat.blocks * 512 };
+  const start = await readAt(file, 0, VHD_FOOTER_BYTES);
+  if (start.toString('latin1', 0, 8) === 'vhdxfile') return { ...sizes, ...(await describeVhdx(file, path)) };
+  if (stat.size < VHD_FOOTER_BYTES)
+    throw new LcowError(
+      'BAD_VHD',
+      `${path} is neither VHD nor VHDX: it has ${stat.size} bytes, a footer alone has 512.`,
+    );
+
+  const footerOffset = stat.size - VHD_FOOTER_BYTES;
+  const end = await readAt(file, footerOffset, VHD_FOOTER_BYTES);
+  // "If the hard disk footer is corrupt, the copy at the beginning of the file is used": dynamic disks only.
+  const hasCopy = start.toString('latin1', 0, 8) === 'conectix' && footerOffset > 0;
+  if (!hasCopy && end.toString('latin1', 0, 8) !== 'conectix')
+    throw new LcowError(
+      'BAD_VHD',
+      `${path} is neither VHD nor VHDX: "vhdxfile" is not at its start, and "conectix", the cookie of a footer, not at ` +
+        `byte ${footerOffset}.`,
+      { details: { part: 'hard disk footer', field: 'cookie', offset: footerOffset } },
+    );
+  let footer: VhdFooter;
+  let footerGood = true;
+  try {
+    footer = decodeVhdFooter(end, path, footerOffset);
+  } catch (error) {
+    if (!hasCopy) throw error;
+    footer = decodeVhdFooter(start, path);
+    footerGood = false;
+    if (footer.kind === 'fixed') throw error;
+  }
+  const common = {
+    ...sizes,
+    virtualSizeBytes: footer.virtualSizeBytes,
+    uuid: formatUuid(footer.uniqueId),
+    creator: footer.creatorApplication.trim(),
+  };
+  switch (footer.kind) {
+    case 'fixed':
+      if (footer.virtualSizeBytes !== footerOffset)
+        throw new LcowError(
+          'BAD_VHD',
+          `${path} is not a good VHD: currentSize of the hard disk footer at byte ${footerOffset + 48} is ` +
+            `${footer.virtualSizeBytes}, but ${footerOffset} bytes stand before the footer.`,
+          { details: { part: 'hard disk footer', field: 'currentSize', offset: footerOffset + 48 } },
+        );
+      return {
+        kind: 'fixed-vhd',
+        ...common,
+        geometry: [footer.cylinders, footer.heads, footer.sectorsPerTrack],
+      };
+    case 'dynamic':
+      return { kind: 'dynamic-vhd', ...common, footerGood, ...(await readDynamicVhd(file, footer, path)) };
+    case 'differencing':
+      throw new LcowError('BAD_VHD', `${path} is a differencing VHD, which is not supported.`);
+  }
+}
+
+async function describeVhdx(
+  file: FileHandle,
+  path: string,
+): Promise<Omit<VhdxInfo, 'fileSizeBytes' | 'allocatedBytes'>> {
+  const { creator, header, copies, logPending, metadata, blocks } = await readVhdx(file, path);
+  return {
+    kind: 'vhdx',
+    virtualSizeBytes: metadata.virtualSizeBytes,
+    uuid: metadata.virtualDiskId,
+    creator,
+    blockSizeBytes: metadata.blockSizeBytes,
+    totalBlocks: blocks.total,
+    presentBlocks: blocks.present,
+    logicalSectorBytes: metadata.logicalSectorBytes,
+    physicalSectorBytes: metadata.physicalSectorBytes,
+    fixed: metadata.leaveBlocksAllocated,
+    logPending,
+    headersGood: copies.headers,
+    regionTablesGood: copies.regionTables,
+    dataWriteGuid: header.dataWriteGuid,
+  };
+}
+
+/** VHD stores its unique id in printed order. */
+function formatUuid(bytes: Uint8Array): string {
+  return Buffer.from(bytes)
+    .toString('hex')
+    .replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}
