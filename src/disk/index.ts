@@ -1,5 +1,11 @@
 /** Disks: tar, ext4, VHD and VHDX, in user space. Streams and files in, streams and files out; knows no VM. */
 export { VHD_FOOTER_BYTES, encodeFixedVhdFooter, decodeVhdFooter, type VhdFooter } from './vhd/index.js';
 export { VhdxWriter, readVhdx, type VhdxFile, type VhdxWriterOptions, type VhdxWriterResult } from './vhdx/index.js';
+export {
+  createScratch,
+  DEFAULT_SCRATCH_BYTES,
+  DEFAULT_SCRATCH_BLOCK_BYTES,
+  type CreateScratchOptions,
+} from './scratch/index.js';
 export { copySparse, type SparseCopyResult } from './sparse/index.js';
 export { vhdInfo, type VhdInfo, type FixedVhdInfo, type DynamicVhdInfo, type VhdxInfo } from './vhd-info/index.js';

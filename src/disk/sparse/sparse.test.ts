@@ -82,16 +82,16 @@ describe('nonZeroRuns', () => {
 
 describe('copySparse', () => {
   test('makes an equal file and leaves its holes', async () => {
-    const source = sparseFile('source', 300 * MIB + 5, [
+    const source = sparseFile('source', 64 * MIB + 5, [
       [0, Buffer.from('start')],
       [7 * MIB - 3, Buffer.from('over a border')],
-      [100 * MIB, Buffer.alloc(MIB, 7)],
-      [300 * MIB, Buffer.from('end')],
+      [40 * MIB, Buffer.alloc(MIB, 7)],
+      [64 * MIB, Buffer.from('end')],
     ]);
     const destination = join(folder, 'destination');
     const { cloned, writtenBytes } = await copySparse(source, destination);
     expect(digest(destination)).toBe(digest(source));
-    expect(statSync(destination).size).toBe(300 * MIB + 5);
+    expect(statSync(destination).size).toBe(64 * MIB + 5);
     if (!cloned) {
       expect(writtenBytes).toBeLessThan(MIB + 64 * 1024);
       expect(statSync(destination).blocks * 512).toBeLessThan(2 * MIB);
@@ -102,7 +102,7 @@ describe('copySparse', () => {
   test.each([0, 1, 4096, MIB, MIB + 1])('copies a hole of %i bytes', async (size) => {
     const source = sparseFile('source', size, []);
     await copySparse(source, join(folder, 'destination'));
-    expect(readFileSync(join(folder, 'destination'))).toEqual(Buffer.alloc(size));
+    expect(readFileSync(join(folder, 'destination')).equals(Buffer.alloc(size))).toBe(true);
   });
 
   test.each<[string, (path: string) => void]>([
