@@ -96,7 +96,11 @@ function waitCommand(): Command {
     .description('Wait until containers have exited, then print their exit codes')
     .argument('<container...>', 'names or ids')
     .action((containers: string[]) =>
-      forEach(containers, (engine, name) => engine.wait(name), (_name, exitCode) => String(exitCode)),
+      forEach(
+        containers,
+        (engine, name) => engine.wait(name),
+        (_name, exitCode) => String(exitCode),
+      ),
     );
 }
 

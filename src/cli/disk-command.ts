@@ -27,13 +27,7 @@ function tar2vhdCommand(): Command {
     .option('--no-footer', 'a bare ext4 image, without the VHD footer')
     .option('--json', 'print what was made as JSON')
     .action(
-      async (options: {
-        output: string;
-        input?: string;
-        keepWhiteouts?: boolean;
-        footer: boolean;
-        json?: boolean;
-      }) => {
+      async (options: { output: string; input?: string; keepWhiteouts?: boolean; footer: boolean; json?: boolean }) => {
         using interruption = abortOnSignals();
         using _spinner = spinner(`Converting to ${options.output}`);
         const source = options.input ? createReadStream(options.input, { highWaterMark: 1 << 20 }) : process.stdin;

@@ -12,10 +12,9 @@ export function doctorCommand(): Command {
   return new Command('doctor')
     .description('Tell what is there, what is missing and how to get it')
     .option('--json', 'as JSON')
-    .option('--fresh', 'try the accelerators again, in place of the remembered verdict')
-    .action(async (options: { json?: boolean; fresh?: boolean }) => {
+    .action(async (options: { json?: boolean }) => {
       const busy = spinner('Trying the accelerators');
-      const findings = await diagnose({ fresh: options.fresh ?? false, formatBytes: prettyBytes });
+      const findings = await diagnose({ formatBytes: prettyBytes });
       busy.stop();
       if (options.json) printJson(findings);
       else

@@ -2,14 +2,11 @@ import { Command } from 'commander';
 import prettyBytes from 'pretty-bytes';
 import { Engine } from '../engine/index.js';
 import { errorMessage } from '../errors/index.js';
-import { parsePlatform } from '../images/index.js';
 import { ExitWith } from './failure.js';
 import { abortOnSignals } from './interruption.js';
-import { parsed, repeated } from './options.js';
+import { repeated } from './options.js';
 import { ago, printJson, printTable } from './output.js';
 import { PullProgress } from './pull-progress.js';
-
-type Platform = ReturnType<typeof parsePlatform>;
 
 /** `lcow image pull|import|ls|rm|inspect` */
 export function imageCommand(): Command {
@@ -26,10 +23,10 @@ function pullCommand(): Command {
   return new Command('pull')
     .description('Pull an image from a registry')
     .argument('<image>', 'reference, e.g. alpine:3.20 or registry.example/app@sha256:…')
-    .option('--platform <os/arch>', 'platform to choose from an index', parsed(parsePlatform))
+    .option('--platform <os/arch>', 'platform to choose from an index')
     .option('--insecure', 'allow plain HTTP and unverified TLS (loopback registries need it not)')
     .option('-q, --quiet', 'print only the image id')
-    .action(async (name: string, options: { platform?: Platform; insecure?: boolean; quiet?: boolean }) => {
+    .action(async (name: string, options: { platform?: string; insecure?: boolean; quiet?: boolean }) => {
       const engine = await Engine.open();
       using interruption = abortOnSignals();
       using progress = new PullProgress();
@@ -46,7 +43,7 @@ function pullCommand(): Command {
 
 interface ImportOptions {
   readonly name?: string;
-  readonly platform?: Platform;
+  readonly platform?: string;
   readonly cmd?: string[];
   readonly env?: string[];
 }
@@ -56,7 +53,7 @@ function importCommand(): Command {
     .description('Import an OCI layout folder, an OCI archive, a docker save archive, or a root file system tar')
     .argument('<path>', 'folder or file; - for standard input')
     .option('--name <reference>', 'name of the image; needed where the source has none')
-    .option('--platform <os/arch>', 'platform to choose from an index', parsed(parsePlatform))
+    .option('--platform <os/arch>', 'platform to choose from an index')
     .option('--cmd <argument>', 'default command of a root file system (repeatable)', repeated)
     .option('-e, --env <K=V>', 'environment of a root file system (repeatable)', repeated)
     .action(async (path: string, options: ImportOptions) => {
@@ -89,8 +86,8 @@ function lsCommand(): Command {
         printTable(
           ['REPOSITORY', 'TAG', 'IMAGE ID', 'CREATED', 'SIZE'],
           images.map((image) => [
-            image.repository ?? '<none>',
-            image.tag ?? '<none>',
+            image.repository,
+            image.tag,
             shortId(image.id),
             image.created ? ago(new Date(image.created)) : 'N/A',
             prettyBytes(image.sizeBytes),

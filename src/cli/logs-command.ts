@@ -11,7 +11,9 @@ export function logsCommand(): Command {
     .description('Show the output of a container')
     .argument('<container>', 'name or id')
     .option('-f, --follow', 'go on until the container exits')
-    .option('-n, --tail <lines>', 'only so many lines from the end', (text) => (text === 'all' ? undefined : count(text)))
+    .option('-n, --tail <lines>', 'only so many lines from the end', (text) =>
+      text === 'all' ? undefined : count(text),
+    )
     .option('-t, --timestamps', 'with times')
     .option('--since <time>', 'only what is newer: RFC 3339 time, or a span such as 10m', parsed(parseSince))
     .action(

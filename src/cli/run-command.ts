@@ -1,6 +1,5 @@
 import { Command, CommanderError } from 'commander';
 import { Engine, linuxSignal, parseCpus, parseSize, startFailureExitCode, type Supervisor } from '../engine/index.js';
-import { parsePlatform } from '../images/index.js';
 import { CommandFailure, ExitWith } from './failure.js';
 import { abortOnSignals } from './interruption.js';
 import { parsed, repeated } from './options.js';
@@ -22,7 +21,7 @@ interface RunOptions {
   readonly cpus?: number;
   readonly name?: string;
   readonly hostname?: string;
-  readonly platform?: ReturnType<typeof parsePlatform>;
+  readonly platform?: string;
 }
 
 /** `lcow run` */
@@ -44,7 +43,7 @@ export function runCommand(): Command {
     .option('--cpus <n>', 'number of CPUs, e.g. 1.5', parsed(parseCpus))
     .option('--name <name>', 'name of the container')
     .option('--hostname <name>', 'host name inside the container')
-    .option('--platform <os/arch>', 'platform of the image', parsed(parsePlatform))
+    .option('--platform <os/arch>', 'platform of the image, e.g. linux/arm64')
     .exitOverride((error) => {
       // Docker's code for a run that never came to a container; help is no failure.
       throw new CommanderError(error.exitCode === 0 ? 0 : ENGINE_FAILURE, error.code, error.message);
@@ -170,4 +169,3 @@ function forwardSignals(engine: Engine, supervisor: Supervisor): Disposable {
     },
   };
 }
-

@@ -3,7 +3,10 @@ import { LcowError } from '../errors/index.js';
 /** Whether this command has a terminal to hand on. @throws LcowError as docker does when -t has none. */
 export function requireTerminal(): void {
   if (!process.stdin.isTTY)
-    throw new LcowError('INVALID_ARGUMENT', 'The input device is not a TTY: leave -t away when input is not a terminal.');
+    throw new LcowError(
+      'INVALID_ARGUMENT',
+      'The input device is not a TTY: leave -t away when input is not a terminal.',
+    );
 }
 
 /** The size of the terminal on stdout, when there is one. */

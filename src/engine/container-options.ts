@@ -60,7 +60,7 @@ export function containerConfig(options: ContainerOptions, image: Image, layerId
     imageId: image.id,
     createdAt: new Date().toISOString(),
     args: commandLine(options, defaults),
-    env: mergeEnv([...(defaults.Env ?? []), ...userEnv(options)]),
+    env: mergeEnv([...(defaults.Env ?? []), ...userEnv(options.env ?? [], options.hostEnv)]),
     workingDir,
     user: options.user ?? defaults.User ?? '',
     hostname,
@@ -91,13 +91,17 @@ function commandLine(options: ContainerOptions, defaults: ImageDefaults): string
   return args;
 }
 
-function userEnv(options: ContainerOptions): string[] {
-  return (options.env ?? []).flatMap((item) => {
+/**
+ * What -e gives: "K=V" as it is, "K" with the host's value, or nothing when the host has none.
+ * @throws LcowError INVALID_ARGUMENT.
+ */
+export function userEnv(items: readonly string[], hostEnv: NodeJS.ProcessEnv | undefined): string[] {
+  return items.flatMap((item) => {
     if (item.includes('=')) {
       if (item.startsWith('=')) throw new LcowError('INVALID_ARGUMENT', `Invalid environment variable: ${item}.`);
       return [item];
     }
-    const value = options.hostEnv?.[item];
+    const value = hostEnv?.[item];
     return value === undefined ? [] : [`${item}=${value}`];
   });
 }

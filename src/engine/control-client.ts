@@ -1,9 +1,15 @@
 import { createConnection, type Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
-import { fromBinary } from '@bufbuild/protobuf';
 import { CATALOGUE, LcowError, type ErrorCode } from '../errors/index.js';
 import type { ConsoleSize, OciProcess } from '../gcs/index.js';
-import { Multiplexer, serviceClient, TtrpcClient, TtrpcError, type ServiceClient } from '../ttrpc/index.js';
+import {
+  errorDetail,
+  Multiplexer,
+  serviceClient,
+  TtrpcClient,
+  TtrpcError,
+  type ServiceClient,
+} from '../ttrpc/index.js';
 import { ControlErrorSchema, Supervisor as SupervisorService } from './control_pb.js';
 
 /** A process started in another process' container. */
@@ -112,9 +118,9 @@ export class ControlClient implements AsyncDisposable {
 }
 
 function fromStatus(error: TtrpcError): unknown {
-  const detail = error.details.find(({ typeUrl }) => typeUrl.endsWith(`/${ControlErrorSchema.typeName}`));
+  const detail = errorDetail(error, ControlErrorSchema);
   if (!detail) return error;
-  const { code, hint } = fromBinary(ControlErrorSchema, detail.value);
+  const { code, hint } = detail;
   return new LcowError(code in CATALOGUE ? (code as ErrorCode) : 'IO_FAILED', error.message, {
     cause: error,
     ...(hint ? { hint } : {}),

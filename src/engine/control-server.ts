@@ -2,16 +2,12 @@ import { chmod, mkdir, rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { create, toBinary } from '@bufbuild/protobuf';
 import { errorMessage, LcowError } from '../errors/index.js';
 import type { OciProcess, Process } from '../gcs/index.js';
 import { asIoError } from '../state/index.js';
-import { Multiplexer, TtrpcError, TtrpcServer } from '../ttrpc/index.js';
+import { Multiplexer, packDetail, StatusCode, TtrpcError, TtrpcServer } from '../ttrpc/index.js';
 import { ControlErrorSchema, Supervisor as SupervisorService, type ExecRequest } from './control_pb.js';
 import type { Supervisor } from './supervisor.js';
-
-/** google.rpc.Code UNKNOWN: the code that matters is in the details. */
-const UNKNOWN = 2;
 
 /** Answers other lcow commands about one running container, on a unix socket in a private folder. */
 export class ControlServer {
@@ -72,7 +68,7 @@ export class ControlServer {
             status: 'running',
             pid: supervisor.init.pid,
             supervisorPid: process.pid,
-            qemuPid: properties.processId ?? 0,
+            qemuPid: properties.Engine.ProcessId ?? 0,
           };
         }),
       wait: () => guarded(async () => ({ exitCode: (await supervisor.init.wait()).exitCode })),
@@ -96,7 +92,7 @@ export class ControlServer {
         }),
     });
     try {
-      await server.serve(await mux.claim(1));
+      await server.serve(mux.claim(1));
     } catch {
       // A client that went away, or never spoke the protocol; its connection is closed below.
     } finally {
@@ -128,10 +124,10 @@ export class ControlServer {
     this.#execs.set(exec.execId, exec);
     const { stdin, stdout, stderr } = exec.stdio();
     const relays: Promise<void>[] = [];
-    if (stdout) relays.push(pipeline(stdout, await mux.claim(request.stdoutStream)));
-    if (stderr) relays.push(pipeline(stderr, await mux.claim(request.stderrStream)));
+    if (stdout) relays.push(pipeline(stdout, mux.claim(request.stdoutStream)));
+    if (stderr) relays.push(pipeline(stderr, mux.claim(request.stderrStream)));
     if (stdin) {
-      const input = await mux.claim(request.stdinStream);
+      const input = mux.claim(request.stdinStream);
       // The process may exit without reading it all, and the client may leave: both are ordinary ends.
       pipeline(input, stdin).catch(() => undefined);
     }
@@ -148,12 +144,8 @@ async function guarded<T>(answer: () => Promise<T>): Promise<T> {
     return await answer();
   } catch (error) {
     const known = error instanceof LcowError ? error : undefined;
-    const detail = create(ControlErrorSchema, { code: known?.code ?? 'IO_FAILED', hint: known?.hint ?? '' });
-    throw new TtrpcError(UNKNOWN, errorMessage(error), [
-      {
-        typeUrl: `type.googleapis.com/${ControlErrorSchema.typeName}`,
-        value: toBinary(ControlErrorSchema, detail),
-      },
-    ]);
+    const detail = packDetail(ControlErrorSchema, { code: known?.code ?? 'IO_FAILED', hint: known?.hint ?? '' });
+    // The code that matters is in the details.
+    throw new TtrpcError(StatusCode.UNKNOWN, errorMessage(error), [detail]);
   }
 }

@@ -1,7 +1,7 @@
 import { readFile, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorMessage, LcowError } from '../errors/index.js';
-import { findQemu, probeAccelerators } from '../hcs/index.js';
+import { findQemu, probeAccelerators, type QemuBinary } from '../hcs/index.js';
 import { stateFolders, type StateFolders } from '../state/index.js';
 import { guestImageFolder } from '../uvm/index.js';
 
@@ -18,8 +18,6 @@ export interface Finding {
 const LITTLE_SPACE_BYTES = 2 * 2 ** 30;
 
 export interface DiagnoseOptions {
-  /** Try the accelerators again, in place of the verdict remembered since the host's boot. */
-  readonly fresh: boolean;
   readonly formatBytes: (bytes: number) => string;
 }
 
@@ -33,18 +31,18 @@ export async function diagnose(options: DiagnoseOptions): Promise<Finding[]> {
     findings.push(failure('data folder', error));
   }
   const qemu = await attempt('QEMU', findings, async () => {
-    const { path, version } = await findQemu();
-    findings.push({ subject: 'QEMU', verdict: 'ok', text: `${version} (${path})` });
-    return true;
+    const found = await findQemu();
+    findings.push({ subject: 'QEMU', verdict: 'ok', text: `${String(found.version)} (${found.path})` });
+    return found;
   });
   const guest = await attempt('guest image', findings, async () => {
     findings.push(await guestFinding());
     return true;
   });
   if (qemu && guest && folders) {
-    const { cache, runtime } = folders;
+    const { cache } = folders;
     await attempt('accelerators', findings, async () => {
-      findings.push(...(await acceleratorFindings(cache, runtime, options.fresh)));
+      findings.push(...(await acceleratorFindings(qemu, cache)));
     });
   }
   if (folders) {
@@ -89,8 +87,9 @@ async function guestFinding(): Promise<Finding> {
   };
 }
 
-async function acceleratorFindings(cacheFolder: string, runtimeFolder: string, fresh: boolean): Promise<Finding[]> {
-  const verdicts = await probeAccelerators({ cacheFolder, runtimeFolder, fresh });
+async function acceleratorFindings(qemu: QemuBinary, cacheFolder: string): Promise<Finding[]> {
+  const kernelFilePath = join(guestImageFolder(), 'vmlinux');
+  const verdicts = await probeAccelerators({ qemu, kernelFilePath, cacheFolder });
   const chosen = verdicts.find(({ usable }) => usable);
   const findings: Finding[] = verdicts.map(({ accelerator, usable, reason }) => ({
     subject: `accelerator ${accelerator}`,

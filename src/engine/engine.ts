@@ -1,11 +1,13 @@
 import { rm } from 'node:fs/promises';
 import { isLcowError, LcowError } from '../errors/index.js';
+import type { OciProcess } from '../gcs/index.js';
 import { initDriver, type Driver } from '../graphdriver/index.js';
-import { ImageStore, type Image, type PullOptions } from '../images/index.js';
+import { sweepComputeSystems } from '../hcs/index.js';
+import { containerEnv } from '../hcsoci/index.js';
+import { ImageStore, topLayerId, type Image, type PullOptions, type RemovedImage } from '../images/index.js';
 import { delay, timeoutMs } from '../lifetime/index.js';
 import { isAlive, stateFolders, type StateFolders } from '../state/index.js';
-import { sweepUtilityVMs } from '../uvm/index.js';
-import { containerConfig, type ContainerOptions } from './container-options.js';
+import { containerConfig, mergeEnv, userEnv, type ContainerOptions } from './container-options.js';
 import type { ContainerConfig, ContainerRecord } from './container-record.js';
 import { ContainerStore } from './container-store.js';
 import { ControlClient } from './control-client.js';
@@ -17,6 +19,15 @@ export interface CreateOptions extends ContainerOptions {
   /** How a missing image is pulled; absent: it is an error. */
   readonly pull?: PullOptions;
   readonly signal?: AbortSignal;
+}
+
+export interface ExecOptions {
+  readonly args: readonly string[];
+  /** "K=V", or "K" to take the value from `hostEnv`. */
+  readonly env?: readonly string[];
+  readonly hostEnv?: NodeJS.ProcessEnv;
+  readonly terminal?: boolean;
+  readonly workingDir?: string;
 }
 
 export interface LogOptions {
@@ -61,7 +72,7 @@ export class Engine {
   }
 
   async #sweep(): Promise<void> {
-    await sweepUtilityVMs(this.folders.runtime);
+    await sweepComputeSystems(this.folders.runtime);
     await this.#store.sweep();
     for (const { config, state } of await this.#store.list()) {
       if (state.status !== 'exited' || !state.supervisor || isAlive(state.supervisor)) continue;
@@ -139,6 +150,21 @@ export class Engine {
     return ControlClient.connect(this.#store.controlSocket(config.id), config.name);
   }
 
+  /** The OCI process of an exec: the container's environment and folder, unless others are given, as docker has it. */
+  async execProcess(nameOrId: string, options: ExecOptions): Promise<OciProcess> {
+    const { config } = await this.#store.resolve(nameOrId);
+    const env = mergeEnv([...config.env, ...userEnv(options.env ?? [], options.hostEnv)]);
+    const { hostname, workingDir } = config;
+    const terminal = options.terminal ?? false;
+    return {
+      terminal,
+      user: { uid: 0, gid: 0 },
+      args: [...options.args],
+      env: containerEnv(env, { hostname, terminal }),
+      cwd: options.workingDir ?? workingDir,
+    };
+  }
+
   /** Stops a container and waits until it is over. One that does not run is left alone, as docker does. */
   async stop(nameOrId: string, graceMs = this.stopGraceMs): Promise<void> {
     const { config, state } = await this.#store.resolve(nameOrId);
@@ -200,9 +226,15 @@ export class Engine {
   }
 
   /** Removes an image. @throws LcowError IN_USE when a container was made from it. */
-  async removeImage(nameOrId: string, force = false): Promise<{ untagged: string[]; deleted: string[] }> {
-    const used = new Set((await this.#store.list()).flatMap(({ config }) => config.layerIds));
-    return this.images.remove(nameOrId, { force, layerInUse: (chainId) => used.has(chainId.replace(/^sha256:/, '')) });
+  async removeImage(nameOrId: string, force = false): Promise<RemovedImage> {
+    return this.images.remove(nameOrId, {
+      force,
+      usedBy: async (image) => {
+        const top = topLayerId(image);
+        const users = (await this.#store.list()).filter(({ config }) => top && config.layerIds.includes(top));
+        return users.map(({ config }) => config.id.slice(0, 12));
+      },
+    });
   }
 
   async #status(id: string): Promise<string> {

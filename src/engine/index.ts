@@ -1,5 +1,5 @@
 /** The engine: images and containers of one data root; each running container in the utility VM of its supervisor. */
-export { Engine, type CreateOptions, type LogOptions } from './engine.js';
+export { Engine, type CreateOptions, type ExecOptions, type LogOptions } from './engine.js';
 export type { ContainerOptions } from './container-options.js';
 export type { ContainerConfig, ContainerRecord, ContainerState } from './container-record.js';
 export { ControlClient, type RemoteExec } from './control-client.js';
