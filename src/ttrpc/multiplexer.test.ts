@@ -293,6 +293,7 @@ describe('a session', () => {
       'more bytes than credit',
       () => Buffer.concat(Array.from({ length: 9 }, () => data(1, Buffer.alloc(MAX_DATA_BYTES)))),
     ],
+    ['the word of a guest that it has given up', () => resetFrame(0, 2, 'enough')],
     ['text that is no frame', () => Buffer.from('GET / HTTP/1.1\r\n\r\n')],
   ];
   test.each(violations)('ends with one protocol error for every stream at %s', async (_, bytes) => {

@@ -3,7 +3,7 @@ import { LcowError } from '../errors/index.js';
 import { closeGently, follow } from './follow.js';
 import { creditFrame, muxFrame, MuxFrameReader, MuxType, ResetCode, resetFrame, type MuxFrame } from './mux-frame.js';
 import { MuxStream, StreamResetError, type OutgoingFrame, type StreamEnd, type StreamSession } from './mux-stream.js';
-import { TransportError } from './transport-error.js';
+import { printable, TransportError } from './transport-error.js';
 import { UsedIds } from './used-ids.js';
 
 /** Streams open at once in one session, pending ones included (docs/protocol.md, section 3). */
@@ -215,6 +215,8 @@ export class Multiplexer {
       this.#acceptOpen(id);
       return;
     }
+    // Nobody's stream: a guest cannot close its end of a port, so it says in this way that it has given up.
+    if (id === 0) throw new TransportError('protocol', `The peer gave the session up: ${resetText(payload)}.`);
     const end = this.#streams.get(id);
     if (!end) {
       // Frames for a stream that is gone were under way when it went.
@@ -231,8 +233,7 @@ export class Multiplexer {
       if (end.finished) this.#forget(end);
     } else {
       this.#forget(end);
-      const text = payload.toString('utf8', 4);
-      end.abandon(this.#mapError(new StreamResetError(id, payload.readUInt32BE(0), text)));
+      end.abandon(this.#mapError(new StreamResetError(id, payload.readUInt32BE(0), resetText(payload))));
     }
   }
 
@@ -270,9 +271,11 @@ export class Multiplexer {
     return id % 2 === this.#firstOwnId % 2 ? id < this.#nextOwnId : this.#peerIds.has(id);
   }
 
-  #finish(error: TransportError, closedHere = false, streamError: Error = this.#mapError(error)): void {
+  #finish(error: TransportError, closedHere = false, given?: Error): void {
     if (this.#over) return;
     this.#over = error;
+    // After the session counts as over: whoever maps may close it in turn.
+    const streamError = given ?? this.#mapError(error);
     const ends = [...this.#streams.values(), ...this.#expected.values()];
     this.#streams.clear();
     this.#expected.clear();
@@ -286,4 +289,8 @@ export class Multiplexer {
     for (const end of ends) end?.abandon(streamError);
     this.#resolveClosed(closedHere ? undefined : error);
   }
+}
+
+function resetText(payload: Buffer): string {
+  return printable(payload.toString('utf8', 4));
 }

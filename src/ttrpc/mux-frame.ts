@@ -80,7 +80,8 @@ export class MuxFrameReader {
       const length = bytes.readUIntBE(5, 3);
       const allowed = PAYLOAD_LENGTH[type];
       if (!allowed) throw new TransportError('protocol', `The peer sent a multiplexer frame of unknown type ${type}.`);
-      if (id === 0) throw new TransportError('protocol', 'The peer sent a multiplexer frame for stream 0.');
+      if (id === 0 && type !== MuxType.RESET)
+        throw new TransportError('protocol', 'The peer sent a multiplexer frame for stream 0.');
       if (length < allowed[0] || length > allowed[1])
         throw new TransportError(
           'protocol',

@@ -12,7 +12,7 @@ export class StreamResetError extends Error {
   readonly resetCode: number;
 
   constructor(streamId: number, resetCode: number, text: string) {
-    super(`The peer reset stream ${streamId} (code ${resetCode})${text ? `: ${printable(text)}` : ''}.`);
+    super(`The peer reset stream ${streamId} (code ${resetCode})${text ? `: ${text}` : ''}.`);
     this.name = 'StreamResetError';
     this.resetCode = resetCode;
   }
