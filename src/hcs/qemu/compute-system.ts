@@ -139,7 +139,10 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
   #state: State = 'Created';
   #running: Running | undefined;
   #process: QemuProcess | undefined;
+  /** terminate was called. */
   #forced = false;
+  /** We sent SIGKILL. */
+  #killed = false;
   #shutdownReason: string | undefined;
   #panicked = false;
   readonly #startAbort = new AbortController();
@@ -304,7 +307,7 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
     // A panic is the guest's own doing, even when we were about to end it.
     if (this.#panicked || this.#shutdownReason === 'guest-panic') return 'panic';
     if (this.#shutdownReason === 'guest-reset' && showsPanic(consoleTail)) return 'panic';
-    if (this.#forced) return 'forced';
+    if (this.#killed || this.#shutdownReason === 'host-qmp-quit') return 'forced';
     const byGuest = this.#shutdownReason === 'guest-shutdown' || this.#shutdownReason === 'guest-reset';
     return byGuest && exit.exitCode === 0 ? 'graceful' : 'unexpected';
   }
@@ -361,7 +364,10 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
     const { qmp, process } = this.#expectRunning('terminate', 'Running', 'Paused');
     // quit lets QEMU write back what it holds of its disks; one that does not react is killed.
     qmp.execute('quit').catch(() => {});
-    const timer = setTimeout(() => process.kill(), timeoutMs('systemTerminate'));
+    const timer = setTimeout(() => {
+      this.#killed = true;
+      process.kill();
+    }, timeoutMs('systemTerminate'));
     try {
       await this.#exit;
     } finally {
