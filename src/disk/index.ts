@@ -1,4 +1,5 @@
 /** Disks: tar, ext4, VHD and VHDX, in user space. Streams and files in, streams and files out; knows no VM. */
+export { readTar, readableName, type TarEntry, type TarEntryType } from './tar/index.js';
 export { VHD_FOOTER_BYTES, encodeFixedVhdFooter, decodeVhdFooter, type VhdFooter } from './vhd/index.js';
 export { VhdxWriter, readVhdx, type VhdxFile, type VhdxWriterOptions, type VhdxWriterResult } from './vhdx/index.js';
 export {
@@ -9,3 +10,5 @@ export {
 } from './scratch/index.js';
 export { copySparse, type SparseCopyResult } from './sparse/index.js';
 export { vhdInfo, type VhdInfo, type FixedVhdInfo, type DynamicVhdInfo, type VhdxInfo } from './vhd-info/index.js';
+export { tarToVhd, type TarToVhdOptions, type TarToVhdResult } from './convert/index.js';
+export { formatBlankExt4, ext4Info, type BlankExt4Options, type BlockWriter, type Ext4Info } from './ext4/index.js';

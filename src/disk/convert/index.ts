@@ -1,0 +1,2 @@
+/** Between archives and disks. */
+export { tarToVhd, type TarToVhdOptions, type TarToVhdResult } from './tar-to-vhd.js';
