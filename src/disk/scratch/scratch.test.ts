@@ -65,6 +65,7 @@ describe('createScratch', () => {
       blockSizeBytes: MIB,
       logicalSectorBytes: 512,
       physicalSectorBytes: 4096,
+      ext4: { sizeBytes: 20 * GIB, hasJournal: false, readOnly: false },
     });
     expect(execFileSync('qemu-img', ['check', '-f', 'vhdx', path], { encoding: 'utf8' })).toContain('No errors');
     const raw = await extract();

@@ -1,7 +1,8 @@
 /** What a VHD or VHDX file is and whether its structures are good, without looking at its data. */
 import { open, type FileHandle } from 'node:fs/promises';
-import { LcowError } from '../../errors/index.js';
+import { isLcowError, LcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
+import { ext4Info, type Ext4Info } from '../ext4/index.js';
 import { readAt } from '../structure/index.js';
 import { decodeVhdFooter, readDynamicVhd, VHD_FOOTER_BYTES, type VhdFooter } from '../vhd/index.js';
 import { readVhdx } from '../vhdx/index.js';
@@ -29,6 +30,8 @@ interface BlockInfo {
 /** A raw image with a footer: a read-only layer. */
 export interface FixedVhdInfo extends CommonInfo {
   readonly kind: 'fixed-vhd';
+  /** The file system in it; absent when it is no ext4, or a damaged one. */
+  readonly ext4?: Ext4Info;
   /** Cylinders, heads and sectors per track, which some readers take the size from. */
   readonly geometry: readonly [cylinders: number, heads: number, sectorsPerTrack: number];
 }
@@ -41,6 +44,8 @@ export interface DynamicVhdInfo extends CommonInfo, BlockInfo {
 
 export interface VhdxInfo extends CommonInfo, BlockInfo {
   readonly kind: 'vhdx';
+  /** The file system in it; absent when it is no ext4, or a damaged one. */
+  readonly ext4?: Ext4Info;
   readonly logicalSectorBytes: number;
   readonly physicalSectorBytes: number;
   /** Whether all blocks are allocated beforehand. */
@@ -132,6 +137,7 @@ async function describe(file: FileHandle, path: string): Promise<VhdInfo> {
         kind: 'fixed-vhd',
         ...common,
         geometry: [footer.cylinders, footer.heads, footer.sectorsPerTrack],
+        ...(await findExt4(path, 0)),
       };
     case 'dynamic':
       return { kind: 'dynamic-vhd', ...common, footerGood, ...(await readDynamicVhd(file, footer, path)) };
@@ -160,7 +166,18 @@ async function describeVhdx(
     headersGood: copies.headers,
     regionTablesGood: copies.regionTables,
     dataWriteGuid: header.dataWriteGuid,
+    // The super block is in the first 2 KiB, and so in block 0.
+    ...(blocks.numbers[0] === 0 ? await findExt4(path, blocks.offsets[0]!) : {}),
   };
+}
+
+async function findExt4(path: string, offset: number): Promise<{ ext4?: Ext4Info }> {
+  try {
+    return { ext4: await ext4Info(path, offset) };
+  } catch (error) {
+    if (isLcowError(error, 'BAD_EXT4')) return {};
+    throw error;
+  }
 }
 
 /** VHD stores its unique id in printed order. */

@@ -1,12 +1,12 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { isLcowError } from '../../errors/index.js';
 import { encodeFixedVhdFooter, VHD_FOOTER_BYTES } from '../vhd/index.js';
-import { vhdInfo } from './index.js';
+import { vhdInfo, type VhdInfo } from './index.js';
 
 const MIB = 2 ** 20;
 const UUID = Buffer.from('00112233445566778899aabbccddeeff', 'hex');
@@ -23,6 +23,12 @@ function qemuImg(...command: string[]): void {
   execFileSync('qemu-img', command, { stdio: ['ignore', 'ignore', 'pipe'] });
 }
 
+/** What vhdInfo says of the raw disk at `path` once it has a footer. */
+async function describeWithFooter(): Promise<VhdInfo> {
+  appendFileSync(path, encodeFixedVhdFooter(statSync(path).size, UUID));
+  return vhdInfo(path);
+}
+
 describe('vhdInfo', () => {
   test('knows a fixed VHD', async () => {
     writeFileSync(path, Buffer.concat([Buffer.alloc(3 * MIB), encodeFixedVhdFooter(3 * MIB, UUID)]));
@@ -33,6 +39,18 @@ describe('vhdInfo', () => {
       uuid: '00112233-4455-6677-8899-aabbccddeeff',
       creator: 'win',
       geometry: [90, 4, 17],
+    });
+  });
+
+  test('finds the ext4 in a fixed VHD, and none where there is none', async () => {
+    writeFileSync(path, '');
+    truncateSync(path, 8 * MIB);
+    expect(await describeWithFooter()).not.toHaveProperty('ext4');
+    truncateSync(path, 8 * MIB);
+    execFileSync('mke2fs', ['-q', '-t', 'ext4', '-L', 'a-label', path]);
+    expect(await describeWithFooter()).toMatchObject({
+      kind: 'fixed-vhd',
+      ext4: { label: 'a-label', sizeBytes: 8 * MIB, hasJournal: true },
     });
   });
 
