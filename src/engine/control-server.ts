@@ -68,7 +68,7 @@ export class ControlServer {
             status: 'running',
             pid: supervisor.init.pid,
             supervisorPid: process.pid,
-            qemuPid: properties.Engine.ProcessId ?? 0,
+            qemuPid: properties.processId ?? 0,
           };
         }),
       wait: () => guarded(async () => ({ exitCode: (await supervisor.init.wait()).exitCode })),

@@ -115,7 +115,7 @@ export class Supervisor {
       runtimeFolder: folders.runtime,
       cacheFolder: folders.cache,
       memorySizeInMB: utilityVmMemory(config.memoryBytes),
-      processorCount: Math.max(1, Math.ceil(config.nanoCpus / 1e9)),
+      ...(config.nanoCpus > 0 ? { processorCount: Math.ceil(config.nanoCpus / 1e9) } : {}),
       networkAdapters: [endpoint],
     });
     const vm = this.#vm;
