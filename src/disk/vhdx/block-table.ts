@@ -1,6 +1,6 @@
 import type { FileHandle } from 'node:fs/promises';
 import { readAt } from '../structure/index.js';
-import { BAT_ENTRY_BYTES, BAT_STATE_MASK, batGeometry, MIB, PAYLOAD_BLOCK } from './layout.js';
+import { BAT_ENTRY_BYTES, BAT_OFFSET_MASK, BAT_STATE_MASK, batGeometry, MIB, PAYLOAD_BLOCK } from './layout.js';
 import type { VhdxMetadata } from './metadata.js';
 import { badVhdx, type Region } from './region.js';
 
@@ -15,8 +15,6 @@ export interface BlockTable {
   /** The file offset of each block in `numbers`. */
   readonly offsets: readonly number[];
 }
-
-const OFFSET_MASK = ~0n << 20n;
 
 /** A BAT is read in pieces of this size: it has up to 512 MiB. */
 const PIECE_BYTES = MIB;
@@ -71,7 +69,7 @@ export async function readBlockTable(
       const bad = (field: string, reason: string) =>
         badVhdx(source, `BAT entry ${index} (block ${number})`, field, region.start + at + within, reason);
       if (state !== PAYLOAD_BLOCK.fullyPresent) throw bad('state', `is ${state}, which no file without a parent has`);
-      const offset = Number(entry & OFFSET_MASK);
+      const offset = Number(entry & BAT_OFFSET_MASK);
       if (trusted) {
         // The last block of a fixed file may be cut short at the end of the disk.
         const end = offset + Math.min(blockSizeBytes, virtualSizeBytes - number * blockSizeBytes);

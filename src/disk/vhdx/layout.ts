@@ -62,7 +62,7 @@ export const REGIONS = {
 /** 2.5: one entry, 8 bytes: State in bits 0 to 2, FileOffsetMB in bits 20 to 63. */
 export const BAT_ENTRY_BYTES = 8;
 export const BAT_STATE_MASK = 0x7n;
-export const BAT_OFFSET_SHIFT = 20n;
+export const BAT_OFFSET_MASK = ~0n << 20n;
 
 /** 2.5.1.1; 5 is what files of version 0.95 say for unmapped. */
 export const PAYLOAD_BLOCK = {
