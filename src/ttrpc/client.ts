@@ -92,7 +92,7 @@ export class TtrpcClient {
 
   /** Ends the connection. Waiting calls reject. Idempotent. */
   close(): void {
-    this.#fail(new TransportError('closed', 'The ttrpc connection was closed on this side.'), undefined);
+    this.#fail(new TransportError('closed', 'The ttrpc connection was closed on this side.'), true);
   }
 
   async #exchange(what: string, payload: Uint8Array, { signal, timeoutMs }: CallOptions): Promise<Response> {
@@ -174,7 +174,7 @@ export class TtrpcClient {
     waiter.resolve(response);
   }
 
-  #fail(error: TransportError, outcome: TransportError | undefined = error): void {
+  #fail(error: TransportError, closedHere = false): void {
     if (this.#failure) return;
     this.#failure = error;
     const waiters = [...this.#waiters.values(), ...this.#unsent];
@@ -183,7 +183,7 @@ export class TtrpcClient {
     this.#abandoned.clear();
     this.#duplex.destroy();
     for (const waiter of waiters) waiter.reject(error);
-    this.#resolveClosed(outcome);
+    this.#resolveClosed(closedHere ? undefined : error);
   }
 }
 

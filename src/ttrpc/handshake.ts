@@ -28,7 +28,7 @@ function message(kind: Kind, nonce: Buffer): Buffer {
  * Begins a session on a connection that may still carry bytes of an earlier one (docs/protocol.md, section 1).
  * The host tries until it succeeds, the connection ends or the signal fires: bound it with a deadline. The `guest` role
  * is for a guest in the same process, in tests.
- * @returns The connection, whose next byte is the session's first.
+ * @returns The connection, paused; its next byte is the session's first.
  * @throws TransportError `closed` when the connection ends; LcowError CANCELLED or the signal's own LcowError.
  */
 export async function handshake(
