@@ -5,12 +5,8 @@ import { ExitWith } from './failure.js';
 import { count, parsed } from './options.js';
 import { ago, duration, printJson, printTable } from './output.js';
 
-/** `lcow ps|stop|kill|rm|wait|inspect` */
-export function containerCommands(): Command[] {
-  return [psCommand(), stopCommand(), killCommand(), rmCommand(), waitCommand(), inspectCommand()];
-}
-
-function psCommand(): Command {
+/** `lcow ps` */
+export function psCommand(): Command {
   return new Command('ps')
     .description('List containers')
     .option('-a, --all', 'also those that do not run')
@@ -59,7 +55,8 @@ function toJson({ config, state }: ContainerRecord): object {
   return { ...config, state };
 }
 
-function stopCommand(): Command {
+/** `lcow stop` */
+export function stopCommand(): Command {
   return new Command('stop')
     .description('Stop running containers: stop signal, then SIGKILL after a grace')
     .argument('<container...>', 'names or ids')
@@ -71,7 +68,8 @@ function stopCommand(): Command {
     );
 }
 
-function killCommand(): Command {
+/** `lcow kill` */
+export function killCommand(): Command {
   return new Command('kill')
     .description('Send a signal to running containers')
     .argument('<container...>', 'names or ids')
@@ -81,7 +79,8 @@ function killCommand(): Command {
     );
 }
 
-function rmCommand(): Command {
+/** `lcow rm` */
+export function rmCommand(): Command {
   return new Command('rm')
     .description('Remove containers')
     .argument('<container...>', 'names or ids')
@@ -91,7 +90,8 @@ function rmCommand(): Command {
     );
 }
 
-function waitCommand(): Command {
+/** `lcow wait` */
+export function waitCommand(): Command {
   return new Command('wait')
     .description('Wait until containers have exited, then print their exit codes')
     .argument('<container...>', 'names or ids')
@@ -104,7 +104,8 @@ function waitCommand(): Command {
     );
 }
 
-function inspectCommand(): Command {
+/** `lcow inspect` */
+export function inspectCommand(): Command {
   return new Command('inspect')
     .description('Show containers as JSON')
     .argument('<container...>', 'names or ids')

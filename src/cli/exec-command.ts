@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { Command } from 'commander';
 import { Engine, startFailureExitCode } from '../engine/index.js';
@@ -65,13 +66,18 @@ async function exec(container: string, command: string[], options: ExecOptions):
     stdin.on('error', () => process.stdin.unpipe(stdin));
     process.stdin.pipe(stdin);
   }
-  const outputs: Promise<void>[] = [];
-  if (stdout) outputs.push(finished(stdout.pipe(process.stdout, { end: false }) && stdout, { writable: false }));
-  if (stderr) outputs.push(finished(stderr.pipe(process.stderr, { end: false }) && stderr, { writable: false }));
+  const outputs = [relay(stdout, process.stdout), relay(stderr, process.stderr)];
   try {
     const [exitCode] = await Promise.all([remote.wait(), ...outputs]);
     return exitCode;
   } finally {
     process.stdin.destroy();
   }
+}
+
+/** Copies an output to this process' own, which stays open. */
+async function relay(source: Readable | undefined, target: NodeJS.WriteStream): Promise<void> {
+  if (!source) return;
+  source.pipe(target, { end: false });
+  await finished(source, { writable: false });
 }

@@ -1,5 +1,5 @@
 import { CommanderError } from 'commander';
-import { LcowError } from '../errors/index.js';
+import { errorMessage, LcowError } from '../errors/index.js';
 
 /** Thrown by a command that has an exit code and nothing to say. */
 export class ExitWith extends Error {
@@ -52,7 +52,6 @@ function print(error: unknown): void {
 
 /** What came from a guest may hold escape sequences; a terminal gets none of them. */
 function lastLines(text: string, count: number): string[] {
-  // eslint-disable-next-line no-control-regex -- control characters are what is removed
   const clean = text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, '');
   return clean.trimEnd().split('\n').slice(-count);
 }
@@ -61,7 +60,7 @@ function chain(error: unknown): string[] {
   const lines: string[] = [];
   for (let link: unknown = error; link !== undefined; link = link instanceof Error ? link.cause : undefined) {
     const code = link instanceof LcowError ? ` [${link.code}]` : '';
-    lines.push(`caused by${code}: ${link instanceof Error ? (link.stack ?? link.message) : String(link)}`);
+    lines.push(`caused by${code}: ${link instanceof Error ? (link.stack ?? link.message) : errorMessage(link)}`);
     if (link instanceof AggregateError) for (const part of link.errors as unknown[]) lines.push(...chain(part));
   }
   return lines;

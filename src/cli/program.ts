@@ -1,18 +1,30 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { containerCommands } from './container-commands.js';
-import { diskCommand } from './disk-command.js';
-import { doctorCommand } from './doctor-command.js';
-import { execCommand } from './exec-command.js';
-import { imageCommand } from './image-command.js';
-import { logsCommand } from './logs-command.js';
-import { runCommand } from './run-command.js';
 
 /** Exit code of docker's own failures, before any container ran. */
 export const ENGINE_FAILURE = 125;
 
-/** The whole command line. */
-export function buildProgram(): Command {
+/** Every command, and the module that has it: only what is called is loaded, so that a command starts at once. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  run: async () => (await import('./run-command.js')).runCommand(),
+  exec: async () => (await import('./exec-command.js')).execCommand(),
+  ps: async () => (await import('./container-commands.js')).psCommand(),
+  logs: async () => (await import('./logs-command.js')).logsCommand(),
+  inspect: async () => (await import('./container-commands.js')).inspectCommand(),
+  stop: async () => (await import('./container-commands.js')).stopCommand(),
+  kill: async () => (await import('./container-commands.js')).killCommand(),
+  rm: async () => (await import('./container-commands.js')).rmCommand(),
+  wait: async () => (await import('./container-commands.js')).waitCommand(),
+  image: async () => (await import('./image-command.js')).imageCommand(),
+  disk: async () => (await import('./disk-command.js')).diskCommand(),
+  doctor: async () => (await import('./doctor-command.js')).doctorCommand(),
+};
+
+/**
+ * The command line as far as the arguments need it: the named command, or all of them for help and for what is no command.
+ * @param args behind the program's name
+ */
+export async function buildProgram(args: readonly string[]): Promise<Command> {
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
     version: string;
   };
@@ -25,15 +37,8 @@ export function buildProgram(): Command {
   program.on('option:debug', () => {
     process.env['LCOW_DEBUG'] = '1';
   });
-  const commands = [
-    runCommand(),
-    execCommand(),
-    ...containerCommands(),
-    logsCommand(),
-    imageCommand(),
-    diskCommand(),
-    doctorCommand(),
-  ];
-  for (const command of commands) program.addCommand(command.copyInheritedSettings(program));
+  const named = args.find((argument) => !argument.startsWith('-')) ?? '';
+  const wanted = Object.hasOwn(COMMANDS, named) ? [COMMANDS[named]!] : Object.values(COMMANDS);
+  for (const load of wanted) program.addCommand((await load()).copyInheritedSettings(program));
   return program;
 }

@@ -32,7 +32,7 @@ export async function diagnose(options: DiagnoseOptions): Promise<Finding[]> {
   }
   const qemu = await attempt('QEMU', findings, async () => {
     const found = await findQemu();
-    findings.push({ subject: 'QEMU', verdict: 'ok', text: `${String(found.version)} (${found.path})` });
+    findings.push({ subject: 'QEMU', verdict: 'ok', text: `${found.version} (${found.path})` });
     return found;
   });
   const guest = await attempt('guest image', findings, async () => {

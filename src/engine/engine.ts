@@ -3,7 +3,6 @@ import { isLcowError, LcowError } from '../errors/index.js';
 import type { OciProcess } from '../gcs/index.js';
 import { initDriver, type Driver } from '../graphdriver/index.js';
 import { sweepComputeSystems } from '../hcs/index.js';
-import { containerEnv } from '../hcsoci/index.js';
 import { ImageStore, topLayerId, type Image, type PullOptions, type RemovedImage } from '../images/index.js';
 import { delay, timeoutMs } from '../lifetime/index.js';
 import { isAlive, stateFolders, type StateFolders } from '../state/index.js';
@@ -13,7 +12,7 @@ import { ContainerStore } from './container-store.js';
 import { ControlClient } from './control-client.js';
 import { startDetached } from './detached.js';
 import { readLog, type LogEntry } from './log-file.js';
-import { Supervisor, type AttachedStreams } from './supervisor.js';
+import type { AttachedStreams, Supervisor } from './supervisor.js';
 
 export interface CreateOptions extends ContainerOptions {
   /** How a missing image is pulled; absent: it is an error. */
@@ -114,6 +113,8 @@ export class Engine {
   /** Starts a created container in this process, which owns it from now on. */
   async supervise(id: string, options: { attach?: AttachedStreams; signal?: AbortSignal } = {}): Promise<Supervisor> {
     const { config } = await this.#store.get(id);
+    // Only who runs a container needs the rooms that a VM needs.
+    const { Supervisor } = await import('./supervisor.js');
     return Supervisor.start({ folders: this.folders, store: this.#store, driver: this.driver, config, ...options });
   }
 
@@ -156,6 +157,7 @@ export class Engine {
     const env = mergeEnv([...config.env, ...userEnv(options.env ?? [], options.hostEnv)]);
     const { hostname, workingDir } = config;
     const terminal = options.terminal ?? false;
+    const { containerEnv } = await import('../hcsoci/index.js');
     return {
       terminal,
       user: { uid: 0, gid: 0 },

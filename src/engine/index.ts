@@ -3,7 +3,8 @@ export { Engine, type CreateOptions, type ExecOptions, type LogOptions } from '.
 export type { ContainerOptions } from './container-options.js';
 export type { ContainerConfig, ContainerRecord, ContainerState } from './container-record.js';
 export { ControlClient, type RemoteExec } from './control-client.js';
-export { Supervisor, startFailureExitCode, type AttachedStreams } from './supervisor.js';
+export type { Supervisor, AttachedStreams } from './supervisor.js';
+export { startFailureExitCode } from './start-failure.js';
 export type { LogEntry, LogSource } from './log-file.js';
 export { parseCpus, parseSize } from './size.js';
 export { linuxSignal, signalNumber } from './signals.js';

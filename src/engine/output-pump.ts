@@ -13,9 +13,9 @@ export async function pumpOutput(
   log: LogWriter,
   attached: Writable | undefined,
 ): Promise<void> {
-  let writerFailed = false;
+  const writer = { failed: false };
   const onError = (): void => {
-    writerFailed = true;
+    writer.failed = true;
     source.destroy();
   };
   attached?.on('error', onError);
@@ -26,7 +26,7 @@ export async function pumpOutput(
       await flushed;
     }
   } catch (error) {
-    if (!writerFailed) throw error;
+    if (!writer.failed) throw error;
   } finally {
     attached?.off('error', onError);
   }

@@ -1,6 +1,6 @@
 import { finished } from 'node:stream/promises';
 import type { Readable, Writable } from 'node:stream';
-import { errorMessage, isLcowError, LcowError } from '../errors/index.js';
+import { errorMessage, LcowError } from '../errors/index.js';
 import type { ConsoleSize, Container, Process } from '../gcs/index.js';
 import { createContainer, defaultLinuxSpec, releaseResources } from '../hcsoci/index.js';
 import { addNamespaceEndpoint, createNamespace, createNatEndpoint, removeNamespace } from '../hns/index.js';
@@ -14,6 +14,7 @@ import { ControlServer } from './control-server.js';
 import { LogWriter } from './log-file.js';
 import { pumpOutput } from './output-pump.js';
 import { signalNumber } from './signals.js';
+import { startFailureExitCode } from './start-failure.js';
 
 /** Streams of the command that runs a container in the foreground. */
 export interface AttachedStreams {
@@ -265,11 +266,4 @@ export class Supervisor {
 function utilityVmMemory(limitBytes: number): number {
   if (limitBytes === 0) return DEFAULT_MEMORY_MB;
   return Math.ceil(limitBytes / 2 ** 20) + GUEST_OVERHEAD_MB;
-}
-
-/** Docker's codes for a container that could not be started. */
-export function startFailureExitCode(error: unknown): number {
-  if (isLcowError(error, 'COMMAND_NOT_FOUND')) return 127;
-  if (isLcowError(error, 'COMMAND_NOT_EXECUTABLE')) return 126;
-  return 125;
 }

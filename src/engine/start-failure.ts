@@ -1,0 +1,8 @@
+import { isLcowError } from '../errors/index.js';
+
+/** Docker's codes for a container that could not be started. */
+export function startFailureExitCode(error: unknown): number {
+  if (isLcowError(error, 'COMMAND_NOT_FOUND')) return 127;
+  if (isLcowError(error, 'COMMAND_NOT_EXECUTABLE')) return 126;
+  return 125;
+}
