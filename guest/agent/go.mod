@@ -9,6 +9,8 @@ tool (
 
 require (
 	github.com/containerd/ttrpc v1.2.8
+	github.com/vishvananda/netlink v1.3.1
+	github.com/vishvananda/netns v0.0.5
 	golang.org/x/sys v0.40.0
 	google.golang.org/grpc v1.78.0
 	google.golang.org/protobuf v1.36.12

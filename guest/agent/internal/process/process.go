@@ -4,6 +4,7 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -38,6 +39,8 @@ type Exit struct {
 	Code      uint32
 	At        time.Time
 	OOMKilled bool
+	// The program itself could not be executed; what was written came from its runtime.
+	NeverExecuted bool
 }
 
 // Process is a program with its streams. Make it with New, start the program with ChildFiles or a console, then Begin.
@@ -134,8 +137,8 @@ func (p *Process) SetConsole(master *os.File) {
 	p.stdout = newOutput(master, true)
 }
 
-// Begin tells that the program runs: the streams are joined and its end awaited. oomKilled is asked at the exit.
-func (p *Process) Begin(pid int, status <-chan syscall.WaitStatus, oomKilled func() bool) {
+// Begin tells that the program was started, and awaits its end. oomKilled is asked at the exit. Join must follow.
+func (p *Process) Begin(pid int, status <-chan reaper.Status, oomKilled func() bool) {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		pidfd = -1
@@ -143,12 +146,9 @@ func (p *Process) Begin(pid int, status <-chan syscall.WaitStatus, oomKilled fun
 	p.mu.Lock()
 	p.pid, p.pidfd = pid, pidfd
 	p.mu.Unlock()
-	// The offsets of a process that has just begun are always in range.
-	_, _ = p.Attach(p.streams, 0, 0)
-	p.streams = Streams{}
 	go func() {
 		s := <-status
-		exit := Exit{Code: reaper.ExitCode(s), At: time.Now()}
+		exit := Exit{Code: s.ExitCode(), At: time.Now(), NeverExecuted: s.NeverExecuted}
 		if oomKilled != nil {
 			exit.OOMKilled = oomKilled()
 		}
@@ -165,6 +165,30 @@ func (p *Process) Begin(pid int, status <-chan syscall.WaitStatus, oomKilled fun
 		}
 		close(p.exited)
 	}()
+}
+
+// Join joins the host's streams, once it is known that the program itself writes to them.
+func (p *Process) Join() {
+	streams := p.streams
+	p.streams = Streams{}
+	// The offsets of a process that has just begun are always in range.
+	_, _ = p.Attach(streams, 0, 0)
+}
+
+// Unsent is the beginning of what was written to standard error or, with a terminal, to it; for a process not yet joined.
+func (p *Process) Unsent() []byte {
+	p.mu.Lock()
+	output := p.stderr
+	if p.console != nil {
+		output = p.stdout
+	}
+	p.mu.Unlock()
+	if output == nil {
+		return nil
+	}
+	output.mu.Lock()
+	defer output.mu.Unlock()
+	return bytes.Clone(output.piece(output.base))
 }
 
 // Abandon releases what New prepared, when the program could not be started.
@@ -281,3 +305,6 @@ func (p *Process) closeAll() {
 		}
 	}
 }
+
+// NeverExecuted tells whether the process ended before its program was executed.
+func (p *Process) NeverExecuted() bool { return !p.Running() && p.exit.NeverExecuted }

@@ -77,6 +77,7 @@ func Spawn(r *reaper.Reaper, id string, program Program, streams Streams) (*Proc
 		return nil, ExecError(path, err)
 	}
 	p.Begin(pid, status, nil)
+	p.Join()
 	return p, nil
 }
 

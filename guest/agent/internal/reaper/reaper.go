@@ -6,10 +6,14 @@
 package reaper
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,10 +21,17 @@ import (
 // Reaper dispatches wait statuses by pid. Create it with New, before any process is started.
 type Reaper struct {
 	mu      sync.Mutex
-	waiting map[int]chan syscall.WaitStatus
+	waiting map[int]chan Status
 	// Statuses of children nobody has claimed yet, kept only while holds is above zero.
-	unclaimed map[int]syscall.WaitStatus
+	unclaimed map[int]Status
 	holds     int
+}
+
+// Status is how a child ended.
+type Status struct {
+	syscall.WaitStatus
+	// The child never executed a program of its own: it ended as a copy of the process that forked it.
+	NeverExecuted bool
 }
 
 // New starts the loop. A process that is not PID 1 becomes a subreaper, so that tests see the same behaviour.
@@ -30,7 +41,7 @@ func New() (*Reaper, error) {
 			return nil, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
 		}
 	}
-	r := &Reaper{waiting: map[int]chan syscall.WaitStatus{}, unclaimed: map[int]syscall.WaitStatus{}}
+	r := &Reaper{waiting: map[int]chan Status{}, unclaimed: map[int]Status{}}
 	// Capacity 1: a signal that arrives while one is pending needs no second pass, each pass collects all there are.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGCHLD)
@@ -48,15 +59,20 @@ func (r *Reaper) collect() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil || pid <= 0 {
+		pid := r.peek()
+		if pid <= 0 {
 			return
 		}
-		if ch, ok := r.waiting[pid]; ok {
+		ch, claimed := r.waiting[pid]
+		var status Status
+		if claimed || r.holds > 0 {
+			executed, err := Executed(pid)
+			status.NeverExecuted = err == nil && !executed
+		}
+		if _, err := syscall.Wait4(pid, &status.WaitStatus, 0, nil); err != nil {
+			return
+		}
+		if claimed {
 			delete(r.waiting, pid)
 			ch <- status
 		} else if r.holds > 0 {
@@ -65,9 +81,49 @@ func (r *Reaper) collect() {
 	}
 }
 
+// peek returns the pid of a child that has exited and leaves it as it is, 0 when there is none.
+func (r *Reaper) peek() int {
+	// The head of siginfo_t as waitid fills it: signal, errno, code, padding, pid.
+	var info struct {
+		_   [4]int32
+		pid int32
+		_   [27]int32
+	}
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)),
+			unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
+		switch errno {
+		case unix.EINTR:
+			continue
+		case 0:
+			return int(info.pid)
+		}
+		return 0
+	}
+}
+
+// forkedNotExecuted is the kernel's PF_FORKNOEXEC, include/linux/sched.h.
+const forkedNotExecuted = 0x40
+
+// Executed tells whether a process has executed a program since it was forked. It works for one that has exited and is not
+// yet reaped.
+func Executed(pid int) (bool, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false, err
+	}
+	// The second field is the name in parentheses, which may hold any character; the ninth is the flags.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 7 {
+		return false, fmt.Errorf("/proc/%d/stat has %d fields after the name", pid, len(fields))
+	}
+	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
+	return flags&forkedNotExecuted == 0, err
+}
+
 // Start forks and executes. The channel receives the status once. The lock is held from before the fork until the pid is
 // registered, so the status cannot be missed however short the child lives.
-func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
+func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan Status, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	pid, err := syscall.ForkExec(path, argv, attr)
@@ -94,26 +150,26 @@ func (r *Reaper) Hold() (release func()) {
 
 // Claim asks for the status of a process that will be, or already is, a child of the agent. Call it under a Hold that
 // began before the process did.
-func (r *Reaper) Claim(pid int) <-chan syscall.WaitStatus {
+func (r *Reaper) Claim(pid int) <-chan Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if status, ok := r.unclaimed[pid]; ok {
 		delete(r.unclaimed, pid)
-		ch := make(chan syscall.WaitStatus, 1)
+		ch := make(chan Status, 1)
 		ch <- status
 		return ch
 	}
 	return r.register(pid)
 }
 
-func (r *Reaper) register(pid int) <-chan syscall.WaitStatus {
-	ch := make(chan syscall.WaitStatus, 1)
+func (r *Reaper) register(pid int) <-chan Status {
+	ch := make(chan Status, 1)
 	r.waiting[pid] = ch
 	return ch
 }
 
 // ExitCode is the status as a shell tells it: the exit code, or 128 + signal.
-func ExitCode(status syscall.WaitStatus) uint32 {
+func (status Status) ExitCode() uint32 {
 	if status.Signaled() {
 		return 128 + uint32(status.Signal())
 	}

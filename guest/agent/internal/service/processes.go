@@ -3,10 +3,10 @@ package service
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"sync"
 	"syscall"
 
+	"lcow.dev/agent/internal/container"
 	"lcow.dev/agent/internal/guesterr"
 	"lcow.dev/agent/internal/guestpb"
 	"lcow.dev/agent/internal/process"
@@ -102,7 +102,11 @@ func (s *Service) find(containerID, execID string) (*process.Process, error) {
 	if containerID == "" {
 		return s.processes.get(execID)
 	}
-	return nil, guesterr.New(guestpb.GuestError_NO_SUCH_CONTAINER, containerID, "find container")
+	c, err := s.containers.Get(containerID)
+	if err != nil {
+		return nil, err
+	}
+	return c.Process(execID)
 }
 
 // Exec starts a process.
@@ -110,7 +114,18 @@ func (s *Service) Exec(ctx context.Context, r *guestpb.ExecRequest) (*guestpb.Ex
 	if err := checkID("exec_id", r.ExecId); err != nil {
 		return nil, err
 	}
-	p, err := s.execInMachine(ctx, r)
+	if r.ContainerId == "" {
+		p, err := s.execInMachine(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return &guestpb.ExecResponse{Pid: uint32(p.Pid())}, nil
+	}
+	c, err := s.containers.Get(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.Exec(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -155,14 +170,33 @@ func (s *Service) SignalProcess(_ context.Context, r *guestpb.SignalProcessReque
 	if r.Signal == 0 || r.Signal > 64 {
 		return nil, guesterr.Invalid("%d is no signal", r.Signal)
 	}
+	signal := syscall.Signal(r.Signal)
 	p, err := s.find(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Signal(syscall.Signal(r.Signal)); err != nil {
+	delivered := true
+	switch {
+	case r.ContainerId != "":
+		var c *container.Container
+		if c, err = s.containers.Get(r.ContainerId); err != nil {
+			return nil, err
+		}
+		if r.All {
+			err = c.SignalAll(signal)
+		} else {
+			delivered, err = c.Signal(p, signal)
+		}
+	case r.All && p.Running():
+		// A process of the utility VM leads a group of its own.
+		err = syscall.Kill(-p.Pid(), signal)
+	default:
+		err = p.Signal(signal)
+	}
+	if err != nil {
 		return nil, err
 	}
-	return &guestpb.SignalProcessResponse{Delivered: true}, nil
+	return &guestpb.SignalProcessResponse{Delivered: delivered}, nil
 }
 
 // ResizeConsole sets the size of a process' terminal.
@@ -179,6 +213,16 @@ func (s *Service) ResizeConsole(_ context.Context, r *guestpb.ResizeConsoleReque
 
 // DeleteProcess forgets an exited process.
 func (s *Service) DeleteProcess(_ context.Context, r *guestpb.DeleteProcessRequest) (*guestpb.DeleteProcessResponse, error) {
+	if r.ContainerId != "" {
+		c, err := s.containers.Get(r.ContainerId)
+		if err == nil {
+			err = c.DeleteProcess(r.ExecId)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &guestpb.DeleteProcessResponse{}, nil
+	}
 	p, err := s.find(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, err
@@ -205,5 +249,3 @@ func checkID(field, id string) error {
 	}
 	return nil
 }
-
-func runtimeVersion() string { return fmt.Sprint() }

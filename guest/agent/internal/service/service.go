@@ -15,13 +15,16 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"lcow.dev/agent/internal/boot"
+	"lcow.dev/agent/internal/container"
 	"lcow.dev/agent/internal/guesterr"
 	"lcow.dev/agent/internal/guestpb"
 	"lcow.dev/agent/internal/logring"
 	"lcow.dev/agent/internal/mux"
+	"lcow.dev/agent/internal/network"
 	"lcow.dev/agent/internal/process"
 	"lcow.dev/agent/internal/reaper"
 	"lcow.dev/agent/internal/session"
+	"lcow.dev/agent/internal/storage"
 )
 
 // Version of the contract. The host refuses another major one.
@@ -52,8 +55,11 @@ type Config struct {
 // Service implements the contract.
 type Service struct {
 	Config
-	processes processes
-	lease     lease
+	processes  processes
+	containers *container.Manager
+	storage    *storage.Manager
+	network    *network.Manager
+	lease      lease
 
 	connMu sync.Mutex
 	conn   *session.Conn
@@ -61,7 +67,8 @@ type Service struct {
 
 // New makes the service.
 func New(config Config) *Service {
-	s := &Service{Config: config}
+	s := &Service{Config: config, storage: storage.NewManager(config.Log), network: network.NewManager()}
+	s.containers = container.NewManager(config.Log, config.Reaper, s.claim)
 	s.processes.byID = map[string]*process.Process{}
 	s.lease.expired = func() {
 		s.Log.Warn("no host within the lease: power off")

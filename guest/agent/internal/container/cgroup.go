@@ -1,0 +1,112 @@
+package container
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"lcow.dev/agent/internal/boot"
+)
+
+// cgroupsPath is the control group of a container, as the specification names it.
+func cgroupsPath(id string) string { return "/containers/" + id }
+
+func cgroupFolder(id string) string { return boot.CgroupRoot + cgroupsPath(id) }
+
+// oomKills is how many processes of a control group the kernel has killed for want of memory.
+func oomKills(folder string) uint64 {
+	content, err := os.ReadFile(filepath.Join(folder, "memory.events"))
+	if err != nil {
+		return 0
+	}
+	lines := bufio.NewScanner(bytes.NewReader(content))
+	for lines.Scan() {
+		if count, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
+			n, _ := strconv.ParseUint(count, 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// killAll kills every process of a control group and of those below it, without a chance for one to escape by forking.
+func killAll(folder string) error {
+	err := os.WriteFile(filepath.Join(folder, "cgroup.kill"), []byte("1"), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// signalAll sends a signal to every process of a control group and of those below it.
+func signalAll(folder string, signal syscall.Signal) error {
+	if signal == unix.SIGKILL {
+		return killAll(folder)
+	}
+	var failure error
+	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		pids, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		for text := range strings.FieldsSeq(string(pids)) {
+			pid, err := strconv.Atoi(text)
+			if err != nil || pid <= 0 {
+				continue
+			}
+			if err := unix.Kill(pid, signal); err != nil && err != unix.ESRCH {
+				failure = err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, failure)
+}
+
+// takesSignal tells whether the kernel gives a process the signal. The init of a pid namespace is spared those that it
+// neither catches nor blocks, but for SIGKILL and SIGSTOP from outside.
+func takesSignal(pid int, signal syscall.Signal) bool {
+	if signal == unix.SIGKILL || signal == unix.SIGSTOP {
+		return true
+	}
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return true
+	}
+	return statusTakesSignal(status, signal)
+}
+
+func statusTakesSignal(status []byte, signal syscall.Signal) bool {
+	init := false
+	var caught, blocked uint64
+	lines := bufio.NewScanner(bytes.NewReader(status))
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		value = strings.TrimSpace(value)
+		switch name {
+		case "NSpid":
+			// The pid in each namespace, the innermost last.
+			pids := strings.Fields(value)
+			init = len(pids) > 1 && pids[len(pids)-1] == "1"
+		case "SigCgt":
+			caught, _ = strconv.ParseUint(value, 16, 64)
+		case "SigBlk":
+			blocked, _ = strconv.ParseUint(value, 16, 64)
+		}
+	}
+	bit := uint64(1) << (signal - 1)
+	return !init || caught&bit != 0 || blocked&bit != 0
+}
