@@ -10,5 +10,5 @@ export {
 } from './scratch/index.js';
 export { copySparse, type SparseCopyResult } from './sparse/index.js';
 export { vhdInfo, type VhdInfo, type FixedVhdInfo, type DynamicVhdInfo, type VhdxInfo } from './vhd-info/index.js';
-export { tarToVhd, type TarToVhdOptions, type TarToVhdResult } from './convert/index.js';
+export { tarToVhd, readFileChunks, type TarToVhdOptions, type TarToVhdResult } from './convert/index.js';
 export { formatBlankExt4, ext4Info, type BlankExt4Options, type BlockWriter, type Ext4Info } from './ext4/index.js';

@@ -1,2 +1,3 @@
 /** Between archives and disks. */
 export { tarToVhd, type TarToVhdOptions, type TarToVhdResult } from './tar-to-vhd.js';
+export { readFileChunks } from './file-chunks.js';
