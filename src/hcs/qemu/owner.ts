@@ -11,6 +11,7 @@ import {
   identityOf,
   isAlive,
   ownIdentity,
+  withLock,
   writeFileAtomic,
   type ProcessIdentity,
 } from '../../state/index.js';
@@ -44,10 +45,13 @@ export async function claimFolder(runtimeFolder: string, folder: VmFolder, recor
     await mkdir(unfinished, { mode: 0o700 });
     try {
       await writeFileAtomic(join(unfinished, basename(folder.ownerFile)), JSON.stringify(record));
-      if (await moveTo(unfinished, folder.path)) return;
-      // Taken: by a live system, or by the remains of a dead one.
-      await sweepFolder(folder.path);
-      if (await moveTo(unfinished, folder.path)) return;
+      const claimed = await locked(runtimeFolder, async () => {
+        if (await moveTo(unfinished, folder.path)) return true;
+        // Taken: by a live system, or by the remains of a dead one.
+        await sweepFolder(folder.path);
+        return moveTo(unfinished, folder.path);
+      });
+      if (claimed) return;
     } finally {
       await rm(unfinished, { recursive: true, force: true });
     }
@@ -55,6 +59,11 @@ export async function claimFolder(runtimeFolder: string, folder: VmFolder, recor
     throw asIoError(error, `The folder of compute system ${record.id} cannot be made`);
   }
   throw new LcowError('ALREADY_EXISTS', `A compute system with the id ${record.id} exists.`);
+}
+
+/** What is found dead and what is newly claimed must not be mixed up: one process at a time decides. */
+function locked<T>(runtimeFolder: string, critical: () => Promise<T>): Promise<T> {
+  return withLock(join(runtimeFolder, 'locks'), 'compute systems', critical);
 }
 
 async function moveTo(from: string, to: string): Promise<boolean> {
@@ -98,7 +107,7 @@ export async function sweepComputeSystems(runtimeFolder: string): Promise<string
           await rm(path, { recursive: true, force: true });
         continue;
       }
-      const id = await sweepFolder(path);
+      const id = await locked(runtimeFolder, () => sweepFolder(path));
       if (id !== undefined) swept.push(id);
     }
   } catch (error) {

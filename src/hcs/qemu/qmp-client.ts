@@ -187,7 +187,7 @@ export class QmpClient extends EventEmitter<{ event: [QmpEvent] }> {
     let message: JsonObject;
     try {
       const value: unknown = JSON.parse(text);
-      if (typeof value !== 'object' || value === null) throw new SyntaxError('not an object');
+      if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new SyntaxError('not an object');
       message = value as JsonObject;
     } catch (cause) {
       this.#fail(new LcowError('QEMU_FAILED', 'The QEMU monitor sent what is not a JSON object.', { cause }));
