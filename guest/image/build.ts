@@ -73,10 +73,17 @@ async function packageVersion(): Promise<string> {
 
 function describe(manifest: GuestManifest): string {
   const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
-  const width = Math.max(...manifest.packages.map(({ name }) => name.length));
+  const packages = manifest.packages.filter(({ role }) => role === 'guest');
+  const isIn = (name: string): boolean => /^(linux-image|busybox|crun)/.test(name) || manifest.crun === 'dynamic';
+  const rows = packages.filter(({ name }) => isIn(name)).map(({ name, version }) => [name, version] as const);
+  const crun = [
+    '',
+    `crun is ${manifest.crun === 'static' ? 'compiled from its source, static' : "Debian's, dynamic"}`,
+  ] as const;
+  const agent = ['lcow-agent', `${manifest.agentVersion} (Go ${manifest.goVersion})`] as const;
+  const width = Math.max(...rows.map(([name]) => name.length));
   return [
-    ...manifest.packages.map(({ name, version }) => `  ${name.padEnd(width)}  ${version}`),
-    `  ${'lcow-agent'.padEnd(width)}  ${manifest.agentVersion} (Go ${manifest.goVersion})`,
+    ...[...rows, crun, agent].map(([name, version]) => `  ${name.padEnd(width)}  ${version}`),
     `  ${GUEST_FILES.kernel} ${megabytes(manifest.files.vmlinux.sizeBytes)}, kernel ${manifest.kernelRelease}`,
     `  ${GUEST_FILES.initrd} ${megabytes(manifest.files['initrd.img'].sizeBytes)}, ${manifest.modules.length} modules`,
   ].join('\n');

@@ -47,7 +47,16 @@ async function findMember(path: string, prefix: string): Promise<{ name: string;
 export async function readDeb(path: string, wanted: (path: string) => boolean): Promise<Map<string, DebEntry>> {
   const member = await findMember(path, 'data.tar');
   if (member.name !== 'data.tar.xz') throw new Error(`${path} holds ${member.name}, which this builder cannot unpack.`);
-  const input = createReadStream(path, { start: member.start, end: member.start + member.sizeBytes - 1 });
+  return readTarXz(path, wanted, { start: member.start, end: member.start + member.sizeBytes - 1 });
+}
+
+/** The files and symbolic links of a tar compressed with xz, or of a part of a file that is one; see {@link readDeb}. */
+export async function readTarXz(
+  path: string,
+  wanted: (path: string) => boolean,
+  part: { readonly start?: number; readonly end?: number } = {},
+): Promise<Map<string, DebEntry>> {
+  const input = createReadStream(path, part);
   return pipeThrough(
     'xz',
     ['--decompress', '--stdout'],

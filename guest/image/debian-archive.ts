@@ -6,18 +6,18 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createReadStream } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { compareDebianVersions } from './debian-version.js';
 import { cacheFolder, fetchBytes, fetchToFile, type Report } from './download.js';
 import { run } from './programs.js';
 
-/** One binary package, pinned by content. */
+/** One binary package, or one file of a source package, pinned by content. */
 export interface DebianPackage {
   readonly name: string;
   readonly version: string;
   /** Which of the two archives: each has a mirror of its own. */
   readonly archive: 'debian' | 'debian-security';
-  /** Below the archive's root: `pool/…/name_version_amd64.deb`. */
+  /** Below the archive's root: `pool/…/name_version_amd64.deb`, `pool/…/name_version.orig.tar.xz`. */
   readonly path: string;
   readonly sizeBytes: number;
   readonly sha256: string;
@@ -29,7 +29,6 @@ const SUITES = [
   { archive: 'debian-security', suite: 'bookworm-security' },
 ] as const;
 
-const COMPONENT = 'main/binary-amd64';
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
 /** Root URL of an archive: `$LCOW_DEBIAN_MIRROR` and `$LCOW_DEBIAN_SECURITY_MIRROR`, else deb.debian.org. */
@@ -56,27 +55,10 @@ export class PackageIndex {
   /** Name to the control paragraphs of its versions. */
   readonly #paragraphs = new Map<string, { archive: DebianPackage['archive']; text: string }[]>();
 
-  /**
-   * Fetches the signed release files and the indices they vouch for.
-   * @throws Error when a mirror cannot be reached, a signature is bad, a release has expired or an index does not match.
-   */
+  /** Fetches the package indices. @throws Error as {@link readIndices} does */
   static async fetch(report: Report): Promise<PackageIndex> {
     const index = new PackageIndex();
-    const canVerify = await gpgvWorks();
-    if (!canVerify)
-      report(
-        `signatures of the Debian archive are NOT checked: gpgv or ${KEYRING} is missing (packages gpgv, debian-archive-keyring)`,
-      );
-    for (const { archive, suite } of SUITES) {
-      const root = `${mirrorOf(archive)}/dists/${suite}`;
-      const release = await releaseText(`${root}/InRelease`, canVerify);
-      checkRelease(release, suite);
-      const file = indexOf(release, `${COMPONENT}/Packages.xz`, suite);
-      const cached = join(cacheFolder(), 'deb', 'index', `${file.sha256}.xz`);
-      await fetchToFile({ ...file, url: `${root}/${COMPONENT}/by-hash/SHA256/${file.sha256}` }, cached, report);
-      const text = await run('xz', ['--decompress', '--stdout'], { input: createReadStream(cached) });
-      index.#add(archive, text.toString('utf8'));
-    }
+    for await (const { archive, text } of readIndices('main/binary-amd64/Packages', report)) index.#add(archive, text);
     return index;
   }
 
@@ -124,6 +106,50 @@ export class PackageIndex {
     };
     visit(name);
     return [...found.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+}
+
+/** The files of the highest version of a source package. */
+export async function findSource(name: string, report: Report): Promise<DebianPackage[]> {
+  let best: { version: string; files: DebianPackage[] } | undefined;
+  for await (const { archive, text } of readIndices('main/source/Sources', report))
+    for (const paragraph of text.split('\n\n')) {
+      if (field(paragraph, 'Package') !== name) continue;
+      const version = need(paragraph, 'Version', name);
+      if (best && compareDebianVersions(best.version, version) >= 0) continue;
+      const folder = need(paragraph, 'Directory', name);
+      const list = /^Checksums-Sha256:\n((?: .*\n?)+)/m.exec(paragraph)?.[1] ?? '';
+      const files = [...list.matchAll(/^ ([0-9a-f]{64}) (\d+) (\S+)$/gm)].map(([, sha256, size, file]) => {
+        return { name, version, archive, path: `${folder}/${file!}`, sizeBytes: Number(size), sha256: sha256! };
+      });
+      best = { version, files };
+    }
+  if (!best) throw new Error(`Debian bookworm has no source package ${name}.`);
+  return best.files;
+}
+
+/**
+ * Fetches the signed release files and the indices of one kind that they vouch for.
+ * @throws Error when a mirror cannot be reached, a signature is bad, a release has expired or an index does not match.
+ */
+async function* readIndices(
+  path: string,
+  report: Report,
+): AsyncGenerator<{ archive: DebianPackage['archive']; text: string }> {
+  const canVerify = await gpgvWorks();
+  if (!canVerify)
+    report(
+      `signatures of the Debian archive are NOT checked: gpgv or ${KEYRING} is missing (packages gpgv, debian-archive-keyring)`,
+    );
+  for (const { archive, suite } of SUITES) {
+    const root = `${mirrorOf(archive)}/dists/${suite}`;
+    const release = await releaseText(`${root}/InRelease`, canVerify);
+    checkRelease(release, suite);
+    const file = indexOf(release, `${path}.xz`, suite);
+    const cached = join(cacheFolder(), 'deb', 'index', `${file.sha256}.xz`);
+    await fetchToFile({ ...file, url: `${root}/${dirname(path)}/by-hash/SHA256/${file.sha256}` }, cached, report);
+    const text = await run('xz', ['--decompress', '--stdout'], { input: createReadStream(cached) });
+    yield { archive, text: text.toString('utf8') };
   }
 }
 

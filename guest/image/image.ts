@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { dirname, join } from 'node:path';
 import { writeFileAtomic } from '../../src/state/index.js';
 import { buildAgent } from './agent.js';
+import { CRUN_BUILD_PACKAGES, staticCrun } from './crun.js';
 import { readDeb } from './deb.js';
 import type { DebianPackage } from './debian-archive.js';
 import { cacheFolder, type Report } from './download.js';
@@ -10,7 +11,7 @@ import { writeInitrd } from './initrd-cpio.js';
 import { extractVmlinux } from './kernel.js';
 import { GUEST_FILES, inputsDigest, type GuestManifest } from './manifest.js';
 import { mayBeModule, selectModules, type KernelModule } from './modules.js';
-import { isKernelPackage, packageFiles, type FetchedPackages } from './packages.js';
+import { isKernelPackage, packageFiles, type FetchedPackages, type PinnedPackage } from './packages.js';
 import { skeleton, userland } from './userland.js';
 
 /** Where the guest finds its modules, and in this folder the file that lists them in the order of loading. */
@@ -36,11 +37,13 @@ export interface ImageInputs {
 
 /** Builds the image and puts it in `out`: each file whole or as it was, the manifest last. */
 export async function buildImage(inputs: ImageInputs, out: string, report: Report): Promise<GuestManifest> {
-  const [kernel, agent, user] = await Promise.all([
+  const [kernel, agent, crun, files] = await Promise.all([
     kernelParts(inputs, report),
     buildAgent(inputs.agentFolder, inputs.agentVersion, report),
-    packageFiles(inputs.packages).then((find) => userland(find)),
+    compiledCrun(inputs, report),
+    packageFiles(inputs.packages),
   ]);
+  const user = userland(files, crun);
   const entries = new Map([...skeleton(), ...user.entries]);
   for (const { file, content } of kernel.modules) entries.set(`${MODULES_FOLDER}/${file}`, { type: 'file', content });
   const modules = kernel.modules.map(({ file }) => file);
@@ -61,13 +64,37 @@ export async function buildImage(inputs: ImageInputs, out: string, report: Repor
     goVersion: agent.goVersion,
     files: { vmlinux: describe(kernel.vmlinux), 'initrd.img': describe(initrd) },
     modules,
-    packages: [...inputs.packages.keys()].filter((pkg) => isKernelPackage(pkg) || user.packages.has(pkg.name)),
+    crun: crun ? 'static' : 'dynamic',
+    packages: [...inputs.packages.keys()],
   };
   await mkdir(out, { recursive: true });
   await writeFileAtomic(join(out, GUEST_FILES.kernel), kernel.vmlinux, 0o644);
   await writeFileAtomic(join(out, GUEST_FILES.initrd), initrd, 0o644);
   await writeFileAtomic(join(out, GUEST_FILES.manifest), `${JSON.stringify(manifest, undefined, 2)}\n`, 0o644);
   return manifest;
+}
+
+/** crun compiled as a static program, or undefined where Debian's compiler cannot run. */
+async function compiledCrun(inputs: ImageInputs, report: Report): Promise<Buffer | undefined> {
+  const packages = [...inputs.packages].filter(
+    ([pkg]) => pkg.role === 'source' || CRUN_BUILD_PACKAGES.includes(pkg.name),
+  );
+  const sourceFile = (kind: RegExp): [PinnedPackage, string] => {
+    const found = packages.find(([pkg]) => pkg.role === 'source' && kind.test(pkg.path));
+    if (!found) throw new Error(`The guest image's packages lack the source of crun, ${kind.source}.`);
+    return found;
+  };
+  const [{ version }, original] = sourceFile(/\.orig\.tar\.xz$/);
+  const [, debian] = sourceFile(/\.debian\.tar\.xz$/);
+  const debs = packages.filter(([pkg]) => pkg.role !== 'source').map(([, deb]) => deb);
+  const digests = packages.map(([pkg]) => pkg.sha256).sort();
+  try {
+    return await staticCrun({ version, original, debian }, debs, digests, inputs.fresh, report);
+  } catch (error) {
+    report(`NOTE: crun cannot be compiled here: ${(error as Error).message}`);
+    report("NOTE: Debian's own crun is taken instead. It works, but starts containers more slowly.");
+    return undefined;
+  }
 }
 
 /** vmlinux and modules. Unpacking them takes most of a build, and they change seldom: they are kept in the cache. */

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { DebianPackage } from './debian-archive.js';
+import type { PinnedPackage } from './packages.js';
 
 /** File names in the guest image folder. */
 export const GUEST_FILES = { kernel: 'vmlinux', initrd: 'initrd.img', manifest: 'manifest.json' } as const;
@@ -17,7 +17,10 @@ export interface GuestManifest {
   readonly files: Readonly<Record<'vmlinux' | 'initrd.img', { readonly sizeBytes: number; readonly sha256: string }>>;
   /** Kernel modules in the order of loading. */
   readonly modules: readonly string[];
-  readonly packages: readonly DebianPackage[];
+  /** Whether crun was compiled as a static program or is Debian's own, with its libraries. */
+  readonly crun: 'static' | 'dynamic';
+  /** What the image was built from. */
+  readonly packages: readonly PinnedPackage[];
 }
 
 /** One digest over names and contents, in the order given. */

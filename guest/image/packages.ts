@@ -2,12 +2,21 @@ import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { writeFileAtomic } from '../../src/state/index.js';
 import { readDeb } from './deb.js';
-import { cachedDeb, fetchDeb, PackageIndex, type DebianPackage } from './debian-archive.js';
+import { CRUN_BUILD_PACKAGES } from './crun.js';
+import { cachedDeb, fetchDeb, findSource, PackageIndex, type DebianPackage } from './debian-archive.js';
 import { isCached, NotOnServer, type Report } from './download.js';
 import { userland, type PackageFile } from './userland.js';
 
+/** What a package is for: it may have files in the image, compiles what is in the image, or is source of that. */
+export type Role = 'guest' | 'build' | 'source';
+
+/** A package of the lock file. */
+export interface PinnedPackage extends DebianPackage {
+  readonly role: Role;
+}
+
 /** Packages with their files in the cache. */
-export type FetchedPackages = ReadonlyMap<DebianPackage, string>;
+export type FetchedPackages = ReadonlyMap<PinnedPackage, string>;
 
 /** Root packages of the guest image. The kernel's is the one that linux-image-amd64 stands for. */
 const KERNEL_META = 'linux-image-amd64';
@@ -19,19 +28,25 @@ export function isKernelPackage(pkg: DebianPackage): boolean {
 }
 
 /** The newest packages that the guest image may need, kernel first. */
-async function resolvePackages(report: Report): Promise<DebianPackage[]> {
+async function resolvePackages(report: Report): Promise<PinnedPackage[]> {
   report('resolving the packages of Debian bookworm');
   const index = await PackageIndex.fetch(report);
   const kernel = index.find(KERNEL_META).depends.find((name) => name.startsWith('linux-image-'));
   if (kernel === undefined) throw new Error(`${KERNEL_META} depends on no kernel.`);
-  const found = new Map<string, DebianPackage>([[kernel, index.find(kernel).pkg]]);
-  for (const root of ROOTS) for (const pkg of index.closure(root)) found.set(pkg.name, pkg);
+  const found = new Map<string, PinnedPackage>();
+  const add = (pkg: DebianPackage, role: Role, key = pkg.name): void => {
+    if (!found.has(key)) found.set(key, { ...pkg, role });
+  };
+  add(index.find(kernel).pkg, 'guest');
+  for (const root of ROOTS) for (const pkg of index.closure(root)) add(pkg, 'guest');
+  for (const name of CRUN_BUILD_PACKAGES) add(index.find(name).pkg, 'build');
+  for (const file of await findSource('crun', report)) if (/\.tar\.xz$/.test(file.path)) add(file, 'source', file.path);
   return [...found.values()];
 }
 
 /** The pinned packages. @throws Error when the lock file is missing or damaged. */
-export async function readLock(path: string): Promise<DebianPackage[]> {
-  const lock = JSON.parse(await readFile(path, 'utf8')) as { packages?: DebianPackage[] };
+export async function readLock(path: string): Promise<PinnedPackage[]> {
+  const lock = JSON.parse(await readFile(path, 'utf8')) as { packages?: PinnedPackage[] };
   if (!Array.isArray(lock.packages)) throw new Error(`${path} lists no packages.`);
   return lock.packages;
 }
@@ -40,15 +55,17 @@ export async function readLock(path: string): Promise<DebianPackage[]> {
 export async function updateLock(path: string, report: Report): Promise<void> {
   const packages = await fetchPackages(await resolvePackages(report), report);
   const used = userland(await packageFiles(packages)).packages;
-  const pinned = [...packages.keys()].filter((pkg) => isKernelPackage(pkg) || used.has(pkg.name));
+  const pinned = [...packages.keys()].filter(
+    (pkg) => pkg.role !== 'guest' || isKernelPackage(pkg) || used.has(pkg.name),
+  );
   const note = 'Packages of the guest image; written by npm run build:guest -- --update';
   await writeFileAtomic(path, `${JSON.stringify({ note, packages: pinned }, undefined, 2)}\n`, 0o644);
   for (const { name, version } of pinned) report(`pinned ${name} ${version}`);
 }
 
 /** Fetches packages into the cache, a few at a time. */
-async function fetchPackages(packages: readonly DebianPackage[], report: Report): Promise<FetchedPackages> {
-  const fetched = new Map<DebianPackage, string>();
+async function fetchPackages(packages: readonly PinnedPackage[], report: Report): Promise<FetchedPackages> {
+  const fetched = new Map<PinnedPackage, string>();
   const waiting = [...packages];
   const worker = async (): Promise<void> => {
     for (let pkg = waiting.shift(); pkg; pkg = waiting.shift()) fetched.set(pkg, await fetchDeb(pkg, report));
@@ -71,8 +88,8 @@ async function fetchPackages(packages: readonly DebianPackage[], report: Report)
  * release; those of the last image when the mirror cannot be asked but they are all in the cache.
  */
 export async function packagesToUse(
-  pinned: readonly DebianPackage[],
-  last: readonly DebianPackage[] | undefined,
+  pinned: readonly PinnedPackage[],
+  last: readonly PinnedPackage[] | undefined,
   report: Report,
 ): Promise<FetchedPackages> {
   try {
@@ -109,7 +126,7 @@ async function allCached(packages: readonly DebianPackage[]): Promise<boolean> {
 export async function packageFiles(packages: FetchedPackages): Promise<(path: string) => PackageFile | undefined> {
   const files = new Map<string, PackageFile | string>();
   for (const [pkg, deb] of packages) {
-    if (isKernelPackage(pkg)) continue;
+    if (isKernelPackage(pkg) || pkg.role !== 'guest') continue;
     for (const entry of (await readDeb(deb, (path) => /^(usr\/)?(s?bin|lib|lib64)\//.test(path))).values()) {
       const target = entry.linkTarget;
       if (target === undefined) files.set(entry.path, { pkg: pkg.name, content: entry.content });

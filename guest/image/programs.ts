@@ -7,6 +7,7 @@ const PACKAGE_OF: Readonly<Record<string, string>> = { xz: 'xz-utils' };
 
 export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv;
+  readonly cwd?: string;
   /** Fed to the program's standard input; nothing when absent. */
   readonly input?: Readable;
 }
@@ -21,7 +22,11 @@ export async function pipeThrough<T>(
   take: (output: Readable) => Promise<T>,
   options: RunOptions = {},
 ): Promise<T> {
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], env: options.env ?? process.env });
+  const child = spawn(program, args, {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: options.env ?? process.env,
+    cwd: options.cwd,
+  });
   let complaints = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaints = (complaints + text).slice(-8192);

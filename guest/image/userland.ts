@@ -26,9 +26,10 @@ export interface Userland {
 /**
  * busybox, crun and what crun is linked with.
  * @param find - a file of the packages by its path, without leading slash
+ * @param staticCrun - crun as a static program; the packages' one, with its libraries, when absent
  * @throws Error naming the file or library that no package has
  */
-export function userland(find: (path: string) => PackageFile | undefined): Userland {
+export function userland(find: (path: string) => PackageFile | undefined, staticCrun?: Buffer): Userland {
   const entries = new Map<string, InitrdEntry>();
   const packages = new Set<string>();
   const install = (from: string, to: string): Buffer => {
@@ -52,6 +53,10 @@ export function userland(find: (path: string) => PackageFile | undefined): Userl
       installLibraries(install(from, to));
     }
   };
+  if (staticCrun) {
+    entries.set('usr/bin/crun', { type: 'file', content: staticCrun, mode: 0o755 });
+    return { entries, packages };
+  }
   const crun = install('usr/bin/crun', 'usr/bin/crun');
   const loader = interpreter(crun);
   if (loader) {

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { cachedDeb, type DebianPackage } from '../../../guest/image/debian-archive.js';
-import { packagesToUse } from '../../../guest/image/packages.js';
+import { cachedDeb } from '../../../guest/image/debian-archive.js';
+import { packagesToUse, type PinnedPackage } from '../../../guest/image/packages.js';
 
 let folder: string;
 let lines: string[];
@@ -25,11 +25,12 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-function packageOf(content: string): DebianPackage {
+function packageOf(content: string): PinnedPackage {
   const sha256 = createHash('sha256').update(content).digest('hex');
   return {
     name: content,
     version: '1',
+    role: 'guest',
     archive: 'debian',
     path: `pool/${content}.deb`,
     sizeBytes: content.length,
