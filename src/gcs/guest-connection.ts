@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { LcowError } from '../errors/index.js';
 import { abortable } from '../lifetime/index.js';
 import { Multiplexer, StreamResetError, TransportError, TtrpcClient } from '../ttrpc/index.js';
-import type { ConsoleSize, GuestStats, Process, ProcessConfig, ProcessHost } from './cow.js';
+import type { ConsoleSize, GuestStats, ProcessConfig, ProcessHost } from './cow.js';
 import { guestClient, type GuestClient } from './guest-client.js';
 import { GuestContainer, toStats } from './guest-container.js';
 import { fromReset, fromTransport } from './guest-errors.js';
@@ -122,7 +122,7 @@ export class GuestConnection implements ProcessHost, AsyncDisposable {
   }
 
   /** Starts a process in the utility VM itself. */
-  async createProcess(config: ProcessConfig, options: { signal?: AbortSignal } = {}): Promise<Process> {
+  async createProcess(config: ProcessConfig, options: { signal?: AbortSignal } = {}): Promise<GuestProcess> {
     return this.#exec('', config, options.signal);
   }
 

@@ -1,4 +1,4 @@
-import type { Container, GuestStats, Process, ProcessConfig, ProcessExit } from './cow.js';
+import type { Container, GuestStats, ProcessConfig, ProcessExit } from './cow.js';
 import type { GuestClient } from './guest-client.js';
 import { hasReason } from './guest-errors.js';
 import type { GuestProcess } from './guest-process.js';
@@ -26,7 +26,7 @@ export class GuestContainer implements Container {
     this.#exec = exec;
   }
 
-  async createProcess(config: ProcessConfig, options: { signal?: AbortSignal } = {}): Promise<Process> {
+  async createProcess(config: ProcessConfig, options: { signal?: AbortSignal } = {}): Promise<GuestProcess> {
     return this.#exec(config, options.signal);
   }
 

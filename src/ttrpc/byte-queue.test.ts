@@ -18,7 +18,7 @@ test('gives back the bytes in order, however they are pushed and taken', () => {
         let written = 0;
         let read = 0;
         const expectNext = (bytes: Buffer): void => {
-          for (const byte of bytes) expect(byte).toBe(read++ % 251);
+          expect(bytes.every((byte) => byte === read++ % 251)).toBe(true);
         };
         for (const step of steps) {
           if ('push' in step) {
