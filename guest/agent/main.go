@@ -6,11 +6,13 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
 
+	containerdlog "github.com/containerd/log"
 	"lcow.dev/agent/internal/boot"
 	"lcow.dev/agent/internal/logring"
 	"lcow.dev/agent/internal/mux"
@@ -50,6 +52,9 @@ func main() {
 	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxThreads))
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
+
+	// The ttrpc library tells the console of every host that goes away.
+	containerdlog.L.Logger.SetOutput(io.Discard)
 
 	if err := boot.Early(); err != nil {
 		fmt.Fprintln(os.Stderr, "lcow-agent: boot:", err)

@@ -35,6 +35,8 @@ type Container struct {
 	init    *process.Process
 	// Whether the container's processes die with its init: it has a pid namespace of its own.
 	ownPids bool
+	// Whether the specification has hooks to run at the start.
+	hooks bool
 
 	// Serialises start and deletion.
 	life sync.Mutex
@@ -61,6 +63,7 @@ func (c *Container) create(r *guestpb.CreateContainerRequest, spec object, strea
 	}
 	spec.child("linux")["cgroupsPath"] = cgroupsPath(c.ID)
 	c.ownPids = hasOwnPids(spec)
+	c.hooks = spec["hooks"] != nil
 	config, err := spec.marshal()
 	if err != nil {
 		return err
@@ -213,16 +216,18 @@ func (c *Container) Start() error {
 	if gate == nil || !c.init.Running() {
 		return guesterr.New(guestpb.GuestError_WRONG_STATE, c.ID, "start container: it was started before or has stopped:")
 	}
-	if err := c.runtime.run(invocation{args: []string{"start", c.ID}, log: c.file("start.log")}); err != nil {
+	if err := c.runtime.start(c.ID, c.file("start.log"), c.hooks); err != nil {
 		gate.close()
 		_ = c.kill()
+		c.init.Abandon("the container did not start")
 		return err
 	}
 	if err := gate.wait(c.init); err != nil {
 		early := c.init.Unsent()
 		_ = c.kill()
+		c.init.Abandon("the container did not start")
 		if errors.Is(err, errNeverExecuted) {
-			return executeError("start", early)
+			return executeError("start", c.file("log"), early)
 		}
 		return err
 	}
@@ -334,7 +339,7 @@ func (c *Container) exec(ctx context.Context, r *guestpb.ExecRequest, oci object
 		_ = p.Signal(unix.SIGKILL)
 		p.Abandon("the process did not start")
 		if errors.Is(err, errNeverExecuted) {
-			return nil, executeError("exec", early)
+			return nil, executeError("exec", name("log"), early)
 		}
 		return nil, err
 	}

@@ -33,7 +33,7 @@ type Manager struct {
 
 // NewManager makes a Manager.
 func NewManager(log *slog.Logger, r *reaper.Reaper, claim Claim) *Manager {
-	return &Manager{log: log, runtime: &runtime{reaper: r}, claim: claim, containers: map[string]*Container{}}
+	return &Manager{log: log, runtime: newRuntime(log, r), claim: claim, containers: map[string]*Container{}}
 }
 
 // Create creates a container, its init waiting to be started.

@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,7 +31,51 @@ const (
 )
 
 // runtime runs the OCI runtime, by argument vectors only.
-type runtime struct{ reaper *reaper.Reaper }
+type runtime struct {
+	reaper *reaper.Reaper
+	sealed func() string
+}
+
+func newRuntime(log *slog.Logger, r *reaper.Reaper) *runtime {
+	return &runtime{reaper: r, sealed: sync.OnceValue(func() string {
+		path, err := sealedCopy(runtimePath)
+		if err != nil {
+			log.Warn("copy the container runtime", "error", err)
+			return runtimePath
+		}
+		return path
+	})}
+}
+
+// sealedCopy copies a program into sealed memory and returns a path to execute it by. crun does the same at every start
+// and executes itself again, so that a container cannot write to it through /proc/self/exe, unless it already runs from
+// such a copy: half of the time that it takes. The seals are those that crun asks for.
+func sealedCopy(program string) (string, error) {
+	source, err := os.Open(program)
+	if err != nil {
+		return "", err
+	}
+	defer source.Close()
+	fd, err := unix.MemfdCreate(filepath.Base(program), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return "", os.NewSyscallError("memfd_create", err)
+	}
+	sealed := os.NewFile(uintptr(fd), program)
+	if _, err := io.Copy(sealed, source); err != nil {
+		_ = sealed.Close()
+		return "", err
+	}
+	// Executing what is open for writing fails; this descriptor only reads.
+	reader, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	_ = sealed.Close()
+	if err != nil {
+		return "", fmt.Errorf("seal the copy: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", reader), nil
+}
 
 // invocation is one run of the runtime.
 type invocation struct {
@@ -54,7 +102,7 @@ func (r *runtime) run(call invocation) error {
 	attr := &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	}
-	pid, status, err := r.reaper.Start(runtimePath, argv, attr)
+	pid, status, err := r.reaper.Start(r.sealed(), argv, attr)
 	if err != nil {
 		return guesterr.Wrap(guestpb.GuestError_RUNTIME_FAILED, runtimePath, err, "execute the container runtime")
 	}
@@ -71,6 +119,27 @@ func (r *runtime) run(call invocation) error {
 		<-status
 		return guesterr.New(guestpb.GuestError_RUNTIME_FAILED, call.args[0], "the container runtime did not end within %v:", runtimeLimit)
 	}
+}
+
+// start has the init of a created container go on.
+func (r *runtime) start(id, log string, hooks bool) error {
+	// crun's init waits for a byte from this pipe, and all that `crun start` does besides is to run hooks. The pipe's
+	// absence is also how crun knows that a container was started.
+	fifo := filepath.Join(runtimeRoot, id, "exec.fifo")
+	if hooks {
+		return r.run(invocation{args: []string{"start", id}, log: log})
+	}
+	pipe, err := os.OpenFile(fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		// Another version, or an init that is not there yet.
+		return r.run(invocation{args: []string{"start", id}, log: log})
+	}
+	defer pipe.Close()
+	if err := os.Remove(fifo); err != nil {
+		return err
+	}
+	_, err = pipe.Write([]byte{0})
+	return err
 }
 
 // lastMessage is the last line of the runtime's log, "" when there is none.
@@ -91,12 +160,16 @@ func lastMessage(path string) string {
 	return message
 }
 
-// logText is the text of one line of the runtime's JSON log.
+// logText is the text of one line of the runtime's JSON log, which a terminal's colours may surround.
 func logText(line []byte) string {
+	from, to := bytes.IndexByte(line, '{'), bytes.LastIndexByte(line, '}')
+	if from < 0 || to < from {
+		return ""
+	}
 	var entry struct {
 		Message string `json:"msg"`
 	}
-	if json.Unmarshal(bytes.TrimSpace(line), &entry) != nil {
+	if json.Unmarshal(line[from:to+1], &entry) != nil {
 		return ""
 	}
 	return strings.TrimSpace(entry.Message)
@@ -112,7 +185,7 @@ func runtimeError(operation string, code uint32, message string) error {
 	switch {
 	case strings.HasPrefix(message, "executable file") && strings.Contains(message, "not found"):
 		reason = guestpb.GuestError_COMMAND_NOT_FOUND
-	case strings.HasPrefix(message, "open executable"), strings.HasPrefix(message, "exec container process"):
+	case strings.HasPrefix(message, "open executable"), isExecFailure(message):
 		reason = guestpb.GuestError_COMMAND_NOT_EXECUTABLE
 		if cause == unix.ENOENT || cause == unix.ENOTDIR {
 			reason = guestpb.GuestError_COMMAND_NOT_FOUND
@@ -211,17 +284,22 @@ type started interface {
 	NeverExecuted() bool
 }
 
-// executeError is the error of a program that could not be executed. early is what the runtime wrote to where the
-// program's errors would have gone.
-func executeError(operation string, early []byte) error {
+// executeError is the error of a program that could not be executed: what the runtime said in its log or, when that was
+// closed to it, in place of the program's own errors.
+func executeError(operation, log string, early []byte) error {
+	messages := []string{lastMessage(log)}
 	for line := range bytes.Lines(early) {
-		text := logText(line)
-		if text == "" {
-			text = strings.TrimSpace(string(line))
-		}
-		if strings.HasPrefix(text, "exec container process") {
-			return runtimeError(operation, 0, text)
+		messages = append(messages, logText(line), strings.TrimSpace(string(line)))
+	}
+	for _, message := range messages {
+		if isExecFailure(message) {
+			return runtimeError(operation, 0, message)
 		}
 	}
 	return guesterr.New(guestpb.GuestError_COMMAND_NOT_EXECUTABLE, "", "%s container process: %v", operation, errNeverExecuted)
+}
+
+// isExecFailure recognises crun's words for a failed execve: of a container's init, and of an exec.
+func isExecFailure(message string) bool {
+	return strings.HasPrefix(message, "exec container process") || strings.HasPrefix(message, "exec: ")
 }

@@ -42,7 +42,7 @@ func (r *Root) open(name string, flags int, mode uint32) (int, error) {
 		name = "."
 	}
 	how := &unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOCTTY),
+		Flags:   uint64(flags | unix.O_CLOEXEC),
 		Mode:    uint64(mode),
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
@@ -61,7 +61,7 @@ func (r *Root) open(name string, flags int, mode uint32) (int, error) {
 
 // regular opens a regular file. Opening never blocks and never has an effect on devices and pipes that lie there instead.
 func (r *Root) regular(name string, flags int, mode uint32) (*os.File, fs.FileInfo, error) {
-	fd, err := r.open(name, flags|unix.O_NONBLOCK, mode)
+	fd, err := r.open(name, flags|unix.O_NONBLOCK|unix.O_NOCTTY, mode)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -122,7 +122,7 @@ func (m *Manager) giveBack(namespace, address string) error {
 		if link == nil || err != nil {
 			return err
 		}
-		return netlink.LinkSetDown(link)
+		return strip(link)
 	}
 	ns, err := netns.GetFromPath(filepath.Join(namespaceFolder, namespace))
 	if err != nil {
@@ -150,6 +150,20 @@ func (m *Manager) giveBack(namespace, address string) error {
 	}
 	defer own.Close()
 	return handle.LinkSetNsFd(link, int(own))
+}
+
+// strip takes an interface of the utility VM down and its addresses away; a move to another namespace does that by itself.
+func strip(link netlink.Link) error {
+	addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		if err := netlink.AddrDel(link, &address); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetDown(link)
 }
 
 // waitLink finds an interface of the utility VM, waiting for one that was just attached.

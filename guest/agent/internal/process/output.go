@@ -1,9 +1,11 @@
 package process
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"lcow.dev/agent/internal/guesterr"
 	"lcow.dev/agent/internal/guestpb"
@@ -172,6 +174,24 @@ func (o *Output) send(stream *mux.Stream, generation int) {
 			return
 		}
 	}
+}
+
+// beginning is what was written, up to the end of the ring, after the last writer has closed or the limit.
+func (o *Output) beginning(limit time.Duration) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	late := false
+	timer := time.AfterFunc(limit, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		late = true
+		o.cond.Broadcast()
+	})
+	defer timer.Stop()
+	for !o.eof && !late {
+		o.cond.Wait()
+	}
+	return bytes.Clone(o.piece(o.base))
 }
 
 // close stops reading. What was read is still sent to the attached stream.

@@ -4,7 +4,6 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -169,13 +168,15 @@ func (p *Process) Begin(pid int, status <-chan reaper.Status, oomKilled func() b
 
 // Join joins the host's streams, once it is known that the program itself writes to them.
 func (p *Process) Join() {
-	streams := p.streams
-	p.streams = Streams{}
+	streams := p.takeStreams()
 	// The offsets of a process that has just begun are always in range.
 	_, _ = p.Attach(streams, 0, 0)
 }
 
-// Unsent is the beginning of what was written to standard error or, with a terminal, to it; for a process not yet joined.
+// unsentLimit bounds the wait for the end of what an ended process wrote.
+const unsentLimit = time.Second
+
+// Unsent is the beginning of what a process that was never joined, and has ended, wrote to standard error or its terminal.
 func (p *Process) Unsent() []byte {
 	p.mu.Lock()
 	output := p.stderr
@@ -186,15 +187,21 @@ func (p *Process) Unsent() []byte {
 	if output == nil {
 		return nil
 	}
-	output.mu.Lock()
-	defer output.mu.Unlock()
-	return bytes.Clone(output.piece(output.base))
+	return output.beginning(unsentLimit)
+}
+
+func (p *Process) takeStreams() Streams {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	streams := p.streams
+	p.streams = Streams{}
+	return streams
 }
 
 // Abandon releases what New prepared, when the program could not be started.
 func (p *Process) Abandon(reason string) {
 	p.closeAll()
-	p.streams.Reset(reason)
+	p.takeStreams().Reset(reason)
 }
 
 // Attach joins the host's streams: outputs from the given offsets on. It returns how much of standard input was taken.
@@ -290,7 +297,7 @@ func (p *Process) Resize(rows, columns uint32) error {
 
 // Close forgets the process: its outputs are closed even if another program still holds them. What was read before is
 // still sent.
-func (p *Process) Close() { p.closeAll() }
+func (p *Process) Close() { p.Abandon("the process was closed") }
 
 func (p *Process) closeAll() {
 	p.CloseChildFiles()
