@@ -20,7 +20,7 @@ export type NotificationName =
 /** How a compute system ended. */
 export interface SystemExit {
   /**
-   * graceful: the guest powered off or reset; forced: by terminate; panic: the guest's kernel gave up;
+   * graceful: the guest powered off or reset; forced: by terminate or a cancelled start; panic: the guest's kernel gave up;
    * unexpected: QEMU ended for a reason of its own or was killed.
    */
   readonly kind: 'graceful' | 'forced' | 'panic' | 'unexpected';

@@ -212,6 +212,8 @@ export class UtilityVM implements ProcessHost, AsyncDisposable {
       try {
         await withDeadline('guestShutdown', `The shutdown of the utility VM ${this.id}`, undefined, async (signal) => {
           await guest.client.shutdown({ graceMs: Math.round(graceMs) }, { signal });
+          // The guest keeps the power on until its answer has been taken or its host has gone.
+          await guest.close();
           await this.#system.wait();
         });
       } catch (error) {

@@ -75,6 +75,7 @@ describe('a compute system', () => {
     const starting = system.start({ signal: stop.signal });
     setTimeout(() => stop.abort(), 50);
     await expect(starting).rejects.toMatchObject({ code: 'CANCELLED' });
+    expect(await system.wait()).toMatchObject({ kind: 'forced' });
   });
 
   it('can be terminated while it starts', async () => {

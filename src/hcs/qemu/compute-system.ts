@@ -252,7 +252,7 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
     // QEMU closes its monitor when it ends: its own exit then says why. In every other case it still runs.
     const exit = lost ? await this.#process?.exited : undefined;
     await this.#stopped({
-      kind: this.#forced ? 'forced' : 'unexpected',
+      kind: this.#forced || isLcowError(error, 'CANCELLED') ? 'forced' : 'unexpected',
       reason: this.#shutdownReason,
       exitCode: exit?.exitCode ?? null,
       signal: exit?.signal ?? null,

@@ -54,6 +54,8 @@ export class QmpClient extends EventEmitter<{ event: [QmpEvent] }> {
 
   private constructor(socket: Duplex) {
     super();
+    // One for each event waited for: as many as disks are removed at once.
+    this.setMaxListeners(0);
     this.#socket = socket;
     this.#closed = new Promise((resolve) => {
       socket.once('close', () => {
