@@ -129,10 +129,14 @@ func completeUser(to object, root *files.Root, user string) (home string, err er
 		return "", err
 	}
 	to["uid"], to["gid"] = found.UID, found.GID
-	delete(to, "additionalGids")
-	if len(found.Groups) > 0 {
-		to["additionalGids"] = found.Groups
+	// The primary group among them, as docker does since CVE-2022-36109: a set-gid program must not lose it.
+	groups := []uint32{found.GID}
+	for _, group := range found.Groups {
+		if group != found.GID {
+			groups = append(groups, group)
+		}
 	}
+	to["additionalGids"] = groups
 	return found.Home, nil
 }
 
