@@ -1,8 +1,9 @@
-import { LcowError, isLcowError } from '../errors/index.js';
+import { LcowError } from '../errors/index.js';
 import { withLock, type StateFolders } from '../state/index.js';
 import type { AcquiredImage } from './acquire.js';
 import { loadImages, resolveImage, type StoredImage } from './catalog.js';
 import { ContentStore } from './content/content-store.js';
+import { isResumable } from './content/ingest.js';
 import { IMAGES_LOCK, withoutName, type IndexEntry } from './content/layout-index.js';
 import type { Lease } from './content/leases.js';
 import type { Digest } from './digest.js';
@@ -69,9 +70,6 @@ export interface RemovedImage {
   readonly id?: Digest;
 }
 
-/** Failures after which what was fetched so far is kept, for the next attempt to continue with. */
-const RESUMABLE = ['CANCELLED', 'TIMED_OUT', 'REGISTRY_UNREACHABLE', 'REGISTRY_FAILED'] as const;
-
 /** The images of one data root. Several processes may use one root at once. */
 export class ImageStore {
   readonly #content: ContentStore;
@@ -101,7 +99,7 @@ export class ImageStore {
     const reference = parsed.digest ? { domain: parsed.domain, path: parsed.path, digest: parsed.digest } : parsed;
     const name = formatReference(reference);
     const platform = platformOf(options.platform);
-    return this.#leased(async (lease) => {
+    return this.#leased('resumable', async (lease) => {
       const current = (await this.#content.index.read()).find((entry) => entry.name === name);
       const { onProgress, signal, credentials, insecure, retries } = options;
       const context = { content: this.#content, unpacker: this.#unpacker, lease, platform, current };
@@ -122,7 +120,7 @@ export class ImageStore {
    */
   async import(source: string | AsyncIterable<Uint8Array>, options: ImportOptions = {}): Promise<Image[]> {
     const platform = platformOf(options.platform);
-    return this.#leased(async (lease) => {
+    return this.#leased('final', async (lease) => {
       const context = { ...options, content: this.#content, unpacker: this.#unpacker, lease, platform };
       const imported = await importImages(source, context);
       await this.#name(
@@ -244,15 +242,15 @@ export class ImageStore {
     return loadImages(this.#content, await this.#content.index.read());
   }
 
-  /** Runs a pull or import with a lease; what it brought and nothing names afterwards is deleted. */
-  async #leased<T>(work: (lease: Lease) => Promise<T>): Promise<T> {
+  /** Runs a pull or import with a lease. What it brought and nothing names afterwards is deleted, unless it can go on. */
+  async #leased<T>(failures: 'resumable' | 'final', work: (lease: Lease) => Promise<T>): Promise<T> {
     await this.#content.sweep();
     const lease = await this.#content.leases.acquire();
     let keep = false;
     try {
       return await work(lease);
     } catch (error) {
-      keep = isLcowError(error, ...RESUMABLE);
+      keep = failures === 'resumable' && isResumable(error);
       throw error;
     } finally {
       const brought = [...lease.digests];

@@ -74,8 +74,7 @@ export function platformDistance(wanted: Platform, offered: Platform): number | 
 }
 
 function armVersion({ variant }: Platform): number {
-  const version = Number(variant?.slice(1));
-  return Number.isInteger(version) ? version : Number.NaN;
+  return Number(/^v(\d)$/.exec(variant ?? '')?.[1] ?? Number.NaN);
 }
 
 /** The candidate that fits best; the first of equals, as the index orders them. */

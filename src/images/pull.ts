@@ -111,7 +111,7 @@ class RegistrySource implements ContentSource {
       blob.digest,
       blob.size,
       (ingest) => downloadBlob(this.#client, blob, ingest, onBytes, signal),
-      signal,
+      { resumable: true, signal },
     );
   }
 }

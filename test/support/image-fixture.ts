@@ -4,11 +4,11 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
-import { pack, type Headers } from 'tar-stream';
+import { pack, type Pack } from 'tar-stream';
 import type { Digest } from '../../src/images/index.js';
 
 /** A member of a tar: content, or a whole header. */
-export type Member = string | Buffer | (Partial<Headers> & { content?: string | Buffer });
+export type Member = string | Buffer | (Partial<Parameters<Pack['entry']>[0]> & { content?: string | Buffer });
 
 /** A tar of the given members, in order. The same members give the same bytes. */
 export async function tarOf(members: Readonly<Record<string, Member>>): Promise<Buffer> {

@@ -27,6 +27,12 @@ export interface Ingest {
   restart(): Promise<void>;
 }
 
+export interface IngestOptions {
+  /** Keep the bytes that arrived before the source failed, for the next attempt. */
+  readonly resumable?: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
 /**
  * Content on its way into the store, in `ingest/`. A download whose digest is known keeps its file across failures, so
  * that it can be resumed; one whose digest is not known yet is spooled and has a name only this process uses.
@@ -46,13 +52,13 @@ export class Ingests {
    * Brings a blob of known digest and size into the store, once even when several processes ask. `fill` is not called
    * when the blob is already there.
    * @throws LcowError DIGEST_MISMATCH when what `fill` wrote is not the content; DISK_FULL; IO_FAILED; and what `fill`
-   * throws, after which the bytes so far stay for the next attempt.
+   * throws.
    */
   async ingest(
     digest: Digest,
     size: number,
     fill: (ingest: Ingest) => Promise<void>,
-    signal?: AbortSignal,
+    options: IngestOptions = {},
   ): Promise<void> {
     if (await this.#blobs.has(digest, size)) return;
     await withPatientLock(
@@ -73,12 +79,11 @@ export class Ingests {
           await this.#blobs.adopt(path, digest);
         } catch (error) {
           const failure = asIoError(error, `The blob ${digest} cannot be written`);
-          // Bad bytes are no start for the next attempt, and a full disk needs its space back.
-          if (isLcowError(failure, 'DIGEST_MISMATCH', 'DISK_FULL')) await rm(path, { force: true });
+          if (!options.resumable || !isResumable(failure) || (await isEmpty(path))) await rm(path, { force: true });
           throw failure;
         }
       },
-      signal,
+      options.signal,
     );
   }
 
@@ -155,6 +160,15 @@ export class Ingests {
       await lock.release();
     }
   }
+}
+
+/** Failures of the source and not of the bytes: another attempt can continue after them. */
+export function isResumable(error: unknown): boolean {
+  return isLcowError(error, 'CANCELLED', 'TIMED_OUT', 'REGISTRY_UNREACHABLE', 'REGISTRY_FAILED');
+}
+
+async function isEmpty(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.size === 0;
 }
 
 function lockKey(digest: Digest): string {

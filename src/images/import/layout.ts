@@ -41,6 +41,7 @@ export class LayoutSource implements ContentSource {
       blob.digest,
       blob.size,
       async (ingest) => {
+        // What a cut-off download of the same blob left is no use: the whole file is here.
         await ingest.restart();
         const source = createReadStream(path, { highWaterMark: 1024 * 1024, ...(signal && { signal }) });
         await this.#reading(path, async () => {
@@ -50,7 +51,7 @@ export class LayoutSource implements ContentSource {
           }
         });
       },
-      signal,
+      { signal },
     );
   }
 

@@ -12,7 +12,7 @@ const MAX_HEADER_LENGTH = 16 * 1024;
 // RFC 9110: token; blanks; and auth-param with a token or a quoted string.
 const SCHEME = /[\s,]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+|(?=,)|$)/y;
 const PARAMETER =
-  /[\s,]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([!#$%&'*+.^_`|~0-9A-Za-z:/?=-]*))/y;
+  /[\s,]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([!#$%&'*+.^_`|~0-9A-Za-z:/?=-]+))/y;
 
 /** Parses the challenges of one or several WWW-Authenticate headers. What cannot be read ends the list. */
 export function parseChallenges(headers: string | readonly string[] | undefined): Challenge[] {

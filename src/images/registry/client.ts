@@ -5,7 +5,7 @@ import { ACCEPTED_MANIFESTS } from '../media-types.js';
 import { familiarName, repositoryName, type ImageReference } from '../reference.js';
 import { Authorizer } from './authorizer.js';
 import { parseChallenges } from './challenge.js';
-import { findCredentials, type Credentials } from './credentials.js';
+import { findCredentials, type Credentials, type FoundCredentials } from './credentials.js';
 import { isTransient, safeUrl, statusError, type Subject } from './failures.js';
 import { DEFAULT_RETRIES, isTransientStatus, parseRetryAfter, pauseForRetry, type RetryPolicy } from './retry.js';
 import {
@@ -66,9 +66,14 @@ export class RegistryClient implements AsyncDisposable {
 
   /** Finds the credentials; nothing is sent yet. */
   static async open(reference: ImageReference, options: RegistryOptions = {}): Promise<RegistryClient> {
-    const found = options.credentials ? {} : await findCredentials(reference.domain);
+    const found: FoundCredentials = options.credentials ? {} : await findCredentials(reference.domain);
     const insecure = options.insecure === true || isLoopback(reference.domain.replace(/:\d+$/, ''));
-    return new RegistryClient(reference, { credentials: found.credentials, ...options }, insecure, found.problem);
+    return new RegistryClient(
+      reference,
+      { ...options, credentials: options.credentials ?? found.credentials },
+      insecure,
+      found.problem,
+    );
   }
 
   /**
@@ -162,7 +167,8 @@ export class RegistryClient implements AsyncDisposable {
       let failed: unknown;
       try {
         const response = await this.#authorized(url, subject, request, signal);
-        if (!isTransientStatus(response.status)) return response;
+        // A refused HEAD tells nothing of its reason; the GET that follows does.
+        if (!isTransientStatus(response.status) || request.method === 'HEAD') return response;
         retryAfter = parseRetryAfter(header(response, 'retry-after'));
         failed = await this.#failure(response, subject);
       } catch (error) {
