@@ -134,7 +134,10 @@ export function whiteoutLayer(): Readable {
   });
 }
 
-/** Debian bookworm with only essential packages and apt, by mmdebstrap. */
+/**
+ * Debian bookworm with only essential packages and apt, by mmdebstrap: as root, or in a user namespace (Debian package uidmap and a line
+ * for the user in /etc/subuid and /etc/subgid), or with the packages fakeroot and fakechroot.
+ */
 export async function debianLayer<T>(take: (tar: Readable) => Promise<T>): Promise<T> {
   const mirror = process.env['LCOW_DEBIAN_MIRROR'] || 'http://deb.debian.org/debian';
   const security = process.env['LCOW_DEBIAN_SECURITY_MIRROR'] || 'http://deb.debian.org/debian-security';
