@@ -8,13 +8,15 @@ import { TransportError } from './transport-error.js';
 const MESSAGE_BYTES = 24;
 const KIND_BYTES = 8;
 const MAGIC = 'LCOW';
+// A guest that is up may still lose the first HELO with the bytes of the session before: it is not made to wait for long.
+const FIRST_RESEND_MS = 4;
 
 type Kind = 'HELO' | 'ECHO' | 'STRT' | 'REDY';
 
 export interface HandshakeOptions {
   /** Gives up; the connection is left to the caller. */
   readonly signal?: AbortSignal | undefined;
-  /** Host: milliseconds between two HELO. Default 50. */
+  /** Host: most milliseconds between two HELO. Default 50. */
   readonly resendMs?: number;
   /** Host: milliseconds from STRT after which a new attempt begins. Default 1000 times the emulation factor. */
   readonly readyMs?: number;
@@ -101,6 +103,7 @@ class HostSide extends Side {
   #nonce = randomBytes(MESSAGE_BYTES - KIND_BYTES);
   #awaited: 'ECHO' | 'REDY' = 'ECHO';
   #timer: NodeJS.Timeout | undefined;
+  #pauseMs = FIRST_RESEND_MS;
   readonly #resendMs: number;
   readonly #readyMs: number;
 
@@ -114,12 +117,14 @@ class HostSide extends Side {
   #hello(): void {
     // While the guest does not take bytes (it is still booting), one HELO waiting is enough.
     if (this.duplex.writableLength === 0) this.duplex.write(message('HELO', this.#nonce));
-    this.#timer = setTimeout(() => this.#hello(), this.#resendMs);
+    this.#timer = setTimeout(() => this.#hello(), Math.min(this.#pauseMs, this.#resendMs));
+    this.#pauseMs *= 2;
   }
 
   #restart(): void {
     this.#nonce = randomBytes(MESSAGE_BYTES - KIND_BYTES);
     this.#awaited = 'ECHO';
+    this.#pauseMs = FIRST_RESEND_MS;
     this.#hello();
   }
 
