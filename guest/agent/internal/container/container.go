@@ -424,9 +424,10 @@ func (c *Container) delete() error {
 	return err
 }
 
-// removeBundle removes the agent's own files only: the host's mounts lie in the same folder.
+// removeBundle removes the agent's files and the name files that the host wrote beside them for the container, nothing
+// else: the host's mounts lie in the same folder.
 func (c *Container) removeBundle() {
-	for _, name := range []string{"config.json", "pid", "log", "start.log", "delete.log"} {
+	for _, name := range []string{"config.json", "pid", "log", "start.log", "delete.log", "hostname", "hosts", "resolv.conf"} {
 		_ = os.Remove(c.file(name))
 	}
 	_ = os.Remove(c.bundle)

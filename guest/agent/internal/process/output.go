@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -20,7 +21,8 @@ const (
 )
 
 // Output relays what a process writes. It keeps what the host has not acknowledged, at most ringLimit bytes, then leaves
-// the process blocked in its write; so a host that was away misses nothing.
+// the process blocked in its write; so a host that was away misses nothing. A host that resets the stream wants no more
+// of it: then the oldest bytes make room for the newest, and the process never waits.
 //
 // Positions count bytes since the process began: base <= sent <= end.
 type Output struct {
@@ -31,6 +33,7 @@ type Output struct {
 	mu     sync.Mutex
 	cond   *sync.Cond
 	closed bool
+	lossy  bool
 	// Position p is at ring[p % len(ring)]; len(ring) is a power of two.
 	ring []byte
 	base uint64
@@ -79,6 +82,10 @@ func (o *Output) space() []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for o.end-o.base >= ringLimit && !o.closed {
+		if o.lossy {
+			o.base += ringLimit / 4
+			break
+		}
 		o.cond.Wait()
 	}
 	if o.closed {
@@ -118,12 +125,13 @@ func (o *Output) attach(stream *mux.Stream, offset uint64) error {
 	o.generation++
 	generation := o.generation
 	o.stream, o.origin, o.base, o.sent = stream, offset, offset, offset
+	o.lossy = false
 	o.cond.Broadcast()
 	o.mu.Unlock()
 	if before != nil {
 		before.Reset(mux.ResetCancelled, "another stream was attached")
 	}
-	stream.Watch(func(acked uint64) { o.acknowledge(generation, acked) }, func() { o.detach(generation) })
+	stream.Watch(func(acked uint64) { o.acknowledge(generation, acked) }, func() { o.detach(generation, stream.Err()) })
 	go o.send(stream, generation)
 	return nil
 }
@@ -137,13 +145,15 @@ func (o *Output) acknowledge(generation int, acked uint64) {
 	}
 }
 
-// detach keeps the bytes for the next attachment: the stream was reset or its session is over.
-func (o *Output) detach(generation int) {
+// detach keeps the bytes for the next attachment: the stream was reset, or its session is over.
+func (o *Output) detach(generation int, err error) {
+	var reset *mux.ResetError
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.generation == generation {
 		o.generation++
 		o.stream = nil
+		o.lossy = errors.As(err, &reset)
 		o.cond.Broadcast()
 	}
 }
@@ -170,7 +180,7 @@ func (o *Output) send(stream *mux.Stream, generation int) {
 		o.sent += uint64(len(piece))
 		o.mu.Unlock()
 		if _, err := stream.Write(piece); err != nil {
-			o.detach(generation)
+			o.detach(generation, err)
 			return
 		}
 	}
