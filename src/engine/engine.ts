@@ -59,7 +59,7 @@ export class Engine {
    */
   static async open(env: NodeJS.ProcessEnv = process.env): Promise<Engine> {
     const folders = stateFolders(env);
-    const driver = await initDriver(folders.layers, []);
+    const driver = await initDriver(folders.root);
     const engine = new Engine(folders, await ImageStore.open(folders, driver), driver);
     await engine.#sweep();
     return engine;
