@@ -216,8 +216,8 @@ export class Cmd {
     try {
       await copyBytes(from, to, { signal: this.#cutRelays.signal });
     } catch (error) {
-      // The process then gets SIGPIPE, as it would from a pipe whose reader has gone.
-      from.destroy();
+      // With an error: the process then gets SIGPIPE, as from a pipe whose reader has gone. Without one it would go on.
+      from.destroy(new Error('The reader of the output has gone.'));
       if (this.#cutRelays.signal.aborted) throw lateRelay(this.copyAfterExitTimeoutMs);
       if (!(error instanceof CopyError)) throw error;
       if (error.side === 'sink' && isBrokenPipe(error.cause)) return;

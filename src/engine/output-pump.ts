@@ -16,7 +16,8 @@ export async function pumpOutput(
   const writer = { failed: false };
   const onError = (): void => {
     writer.failed = true;
-    source.destroy();
+    // Without an error the process would go on with its output dropped.
+    source.destroy(new Error('The reader of the output has gone.'));
   };
   attached?.on('error', onError);
   try {

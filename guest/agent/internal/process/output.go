@@ -21,8 +21,9 @@ const (
 )
 
 // Output relays what a process writes. It keeps what the host has not acknowledged, at most ringLimit bytes, then leaves
-// the process blocked in its write; so a host that was away misses nothing. A host that resets the stream wants no more
-// of it: then the oldest bytes make room for the newest, and the process never waits.
+// the process blocked in its write; so a host that was away misses nothing. A host that cancels the stream wants no more
+// of it: then the oldest bytes make room for the newest, and the process never waits. A host that resets it for an I/O
+// error has lost its reader: then the process' pipe breaks, and it gets SIGPIPE as it would on one machine.
 //
 // Positions count bytes since the process began: base <= sent <= end.
 type Output struct {
@@ -150,12 +151,21 @@ func (o *Output) detach(generation int, err error) {
 	var reset *mux.ResetError
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.generation == generation {
-		o.generation++
-		o.stream = nil
-		o.lossy = errors.As(err, &reset)
-		o.cond.Broadcast()
+	if o.generation != generation {
+		return
 	}
+	o.generation++
+	o.stream = nil
+	if errors.As(err, &reset) {
+		// A terminal has no reader to lose: to close it would be to hang up.
+		if reset.Code == mux.ResetIO && !o.terminal {
+			o.closed = true
+			_ = o.source.Close()
+		} else {
+			o.lossy = true
+		}
+	}
+	o.cond.Broadcast()
 }
 
 // send moves bytes from the ring to the stream, and END after the last.
