@@ -23,7 +23,7 @@ export function detectCompression(head: Uint8Array, what: string): Compression {
   if (((head[0] ?? 0) & 0xf0) === 0x50 && head[1] === 0x2a && head[2] === 0x4d && head[3] === 0x18) return 'zstd';
   const other =
     (starts(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00) && 'xz') ||
-    (starts(0x42, 0x5a, 0x68) && head[4] === 0x41 && 'bzip2') ||
+    (starts(0x42, 0x5a, 0x68) && head[4] === 0x31 && 'bzip2') ||
     (starts(0x04, 0x22, 0x4d, 0x18) && 'lz4');
   if (other)
     throw new LcowError('NOT_SUPPORTED', `${what} is compressed with ${other}; gzip, zstd and none are supported.`);

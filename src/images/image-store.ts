@@ -4,7 +4,7 @@ import type { AcquiredImage } from './acquire.js';
 import { loadImages, resolveImage, type StoredImage } from './catalog.js';
 import { ContentStore } from './content/content-store.js';
 import { isResumable } from './content/ingest.js';
-import { IMAGES_LOCK, withoutName, type IndexEntry } from './content/layout-index.js';
+import { IMAGES_LOCK, isNameless, withoutName, type IndexEntry } from './content/layout-index.js';
 import type { Lease } from './content/leases.js';
 import type { Digest } from './digest.js';
 import { collect, collectLocked } from './garbage.js';
@@ -278,7 +278,7 @@ function withName(entries: readonly IndexEntry[], added: IndexEntry): IndexEntry
   if (added.name === undefined) return entries.some(isSame) ? [...entries] : [...entries, added];
   const result: IndexEntry[] = [];
   for (const entry of entries) {
-    if (isSame(entry) && (entry.name === undefined || entry.name === added.name)) continue;
+    if (isSame(entry) && (isNameless(entry) || entry.name === added.name)) continue;
     if (entry.name !== added.name) {
       result.push(entry);
       continue;

@@ -81,6 +81,7 @@ describe('an OCI image layout', () => {
     ['latest', 'mine', ['docker.io/library/mine:latest']],
     ['3.20', 'mine', ['docker.io/library/mine:3.20']],
     ['3.20', 'mine:4', ['docker.io/library/mine:4']],
+    ['app', 'mine', ['docker.io/library/mine:latest']],
     [undefined, 'localhost:5000/mine', ['localhost:5000/mine:latest']],
     ['a/b:c', 'mine', ['docker.io/library/mine:latest']],
   ])('whose entry is called %s, imported as %s, is %j', async (refName, name, references) => {

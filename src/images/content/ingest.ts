@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { mkdir, open, rm, stat, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LcowError, isLcowError } from '../../errors/index.js';
-import { throwIfAborted } from '../../lifetime/index.js';
+import { abortable } from '../../lifetime/index.js';
 import { asIoError, isAlive, ownIdentity, sweepTemporary, tryLock } from '../../state/index.js';
 import { digestAlgorithm, digestHex, type Digest } from '../digest.js';
 import { namesIn, type Blobs } from './blobs.js';
@@ -108,8 +108,7 @@ export class Ingests {
     try {
       const file = await open(path, 'wx', 0o600);
       try {
-        for await (const chunk of source) {
-          throwIfAborted(signal);
+        for await (const chunk of untilAborted(source, signal)) {
           hash.update(chunk);
           size += chunk.byteLength;
           await writeAll(file, chunk);
@@ -173,6 +172,26 @@ async function isEmpty(path: string): Promise<boolean> {
 
 function lockKey(digest: Digest): string {
   return `blob ${digest}`;
+}
+
+/** Reads a source that may never send its next chunk: somebody's standard input. */
+async function* untilAborted(
+  source: AsyncIterable<Uint8Array>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  const chunks = source[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = await abortable(chunks.next(), signal);
+      if (next.done) return;
+      yield next.value;
+    }
+  } finally {
+    // A generator ends only after the chunk it waits for, which is not waited for here.
+    const ended = Promise.resolve(chunks.return?.());
+    if (signal?.aborted) ended.catch(() => {});
+    else await ended;
+  }
 }
 
 async function writeAll(file: FileHandle, chunk: Uint8Array, position?: number): Promise<void> {

@@ -135,6 +135,11 @@ function toEntry(descriptor: Descriptor): IndexEntry {
   };
 }
 
+/** Whether nobody named the entry, not even another tool. */
+export function isNameless(entry: IndexEntry): boolean {
+  return entry.name === undefined && entry.descriptor.annotations?.[REF_NAME] === undefined;
+}
+
 /** The entry of an image whose name went to another. */
 export function withoutName({ descriptor, indexDigest }: IndexEntry): IndexEntry {
   return { descriptor, ...(indexDigest !== undefined && { indexDigest }) };

@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LcowError } from '../../errors/index.js';
+import { throwIfAborted } from '../../lifetime/index.js';
 import { asIoError } from '../../state/index.js';
 import type { ContentSource } from '../acquire.js';
 import type { ContentStore } from '../content/content-store.js';
@@ -43,9 +44,10 @@ export class LayoutSource implements ContentSource {
       async (ingest) => {
         // What a cut-off download of the same blob left is no use: the whole file is here.
         await ingest.restart();
-        const source = createReadStream(path, { highWaterMark: 1024 * 1024, ...(signal && { signal }) });
+        const source = createReadStream(path, { highWaterMark: 1024 * 1024 });
         await this.#reading(path, async () => {
           for await (const chunk of source as AsyncIterable<Buffer>) {
+            throwIfAborted(signal);
             await ingest.write(chunk);
             onBytes(ingest.offset);
           }

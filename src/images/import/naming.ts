@@ -30,7 +30,7 @@ function hasTag(text: string): boolean {
 export function entryName(entry: Descriptor, wanted: string | undefined): ImageReference | undefined {
   const refName = entry.annotations?.[REF_NAME];
   if (wanted !== undefined) {
-    const isTag = refName !== undefined && /^\w[\w.-]*$/.test(refName) && refName.length <= MAX_TAG_LENGTH;
+    const isTag = refName !== undefined && refName.length <= MAX_TAG_LENGTH && isOnlyTag(refName);
     return givenName(!hasTag(wanted) && isTag ? `${wanted}:${refName}` : wanted);
   }
   for (const text of [entry.annotations?.[CONTAINERD_NAME], refName]) {
@@ -43,7 +43,7 @@ export function entryName(entry: Descriptor, wanted: string | undefined): ImageR
 
 /** `latest`, `3.19` and `v2` are versions; `debian` is a name. */
 function isOnlyTag(text: string): boolean {
-  return text === 'latest' || /^v?\d/.test(text);
+  return text === 'latest' || /^v?\d[\w.-]*$/.test(text);
 }
 
 function attempt(text: string): ImageReference | undefined {
