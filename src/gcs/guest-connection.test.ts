@@ -207,6 +207,14 @@ describe('a process', () => {
     expect(guest.machine.size).toBe(0);
   });
 
+  test('whose start is given up beforehand is never asked for', async () => {
+    const connection = await connect();
+    const started = connection.createProcess(running('sleep'), { signal: AbortSignal.abort() });
+    await expect(started).rejects.toMatchObject({ code: 'CANCELLED' });
+    expect((await connection.stats()).pids).toBe(1);
+    expect(guest.calls).not.toContain('exec');
+  });
+
   test('whose start is given up before the guest has its streams does not start', async () => {
     const connection = await connect();
     const abort = new AbortController();
@@ -355,6 +363,11 @@ describe('what the guest answers', () => {
       'content',
       () => (guest.overrides = { readFile: () => ({ content: new Uint8Array((1 << 20) + 1) }) }),
       (connection) => connection.client.readFile({ path: '/x' }),
+    ],
+    [
+      'offset',
+      () => (guest.overrides = { attachProcess: () => ({ stdinOffset: 2n ** 60n }) }),
+      (connection) => connection.attachProcess('', 'x'),
     ],
     [
       'text',

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { LcowError } from '../errors/index.js';
-import { abortable } from '../lifetime/index.js';
+import { abortable, throwIfAborted } from '../lifetime/index.js';
 import { Multiplexer, StreamResetError, TransportError, TtrpcClient } from '../ttrpc/index.js';
 import type { ConsoleSize, GuestStats, ProcessConfig, ProcessHost } from './cow.js';
 import { guestClient, type GuestClient } from './guest-client.js';
@@ -240,6 +240,7 @@ export class GuestConnection implements ProcessHost, AsyncDisposable {
       signal: AbortSignal | undefined;
     },
   ): Promise<GuestProcess> {
+    throwIfAborted(call.signal);
     const streams = this.#session.openStdio(wish, terminal ?? false);
     // Not given up together with the caller: only its answer tells whether there is something to undo.
     const reply = call.request(streams.message);

@@ -48,6 +48,9 @@ const CHECKS: Readonly<Record<string, Check>> = {
     }
     return undefined;
   }),
+  [method.attachProcess.name]: check(method.attachProcess.output, ({ stdinOffset }) =>
+    stdinOffset <= BigInt(Number.MAX_SAFE_INTEGER) ? undefined : `offset ${stdinOffset}`,
+  ),
   [method.addNetworkNamespace.name]: check(method.addNetworkNamespace.output, ({ path }) =>
     path.startsWith('/') && path.length <= 4096 ? undefined : 'path of a network namespace',
   ),

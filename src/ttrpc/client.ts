@@ -20,6 +20,8 @@ import { RequestSchema, ResponseSchema, type Response } from './ttrpc_pb.js';
 
 /** The last odd id of 32 bits; a connection that used it up takes no more calls. */
 const LAST_STREAM_ID = 0xffff_ffff;
+/** The longest delay a Node timer takes; a longer time-out is none on this side. */
+const MAX_TIMER_MS = 0x7fff_ffff;
 /** Given-up calls whose responses are still owed. A server that owes more is not answering at all. */
 const MAX_ABANDONED = 16_384;
 
@@ -101,7 +103,7 @@ export class TtrpcClient {
     let waiter!: Waiter;
     const answer = new Promise<Response>((resolve, reject) => {
       waiter = { what, payload, streamId: 0, resolve, reject };
-      if (timeoutMs === undefined) return;
+      if (timeoutMs === undefined || timeoutMs > MAX_TIMER_MS) return;
       timer = setTimeout(() => {
         reject(new TtrpcError(StatusCode.DEADLINE_EXCEEDED, `${what} was not answered within ${timeoutMs} ms.`));
       }, timeoutMs);

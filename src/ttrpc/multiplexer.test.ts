@@ -383,6 +383,21 @@ describe('a session', () => {
     expect((await received).equals(content)).toBe(true);
   });
 
+  test('closed while its peer is slow still sends what was written', async () => {
+    const [near, far] = await socketPair();
+    const host = new Multiplexer(near, { side: 'host' });
+    const guest = new Multiplexer(far, { side: 'guest' });
+    far.pause();
+    const content = randomBytes(250_000);
+    const streams = [1, 2, 3, 4].map(() => host.open());
+    for (const stream of streams) stream.end(content);
+    expect(near.writableNeedDrain).toBe(true);
+    host.close();
+    const received = streams.map((stream) => buffer(guest.claim(stream.id)));
+    far.resume();
+    for (const bytes of await Promise.all(received)) expect(bytes.equals(content)).toBe(true);
+  });
+
   test('maps its failures for the users of its streams', async () => {
     const [near, far] = await socketPair();
     const mux = new Multiplexer(near, { side: 'host', mapError: (error) => new Error(`mapped ${error.name}`) });

@@ -128,10 +128,11 @@ export class Multiplexer {
 
   /**
    * Ends the session: streams fail, and the connection is closed once the peer has read the bytes it already has, or
-   * after a second. Idempotent. Streams whose `finish` event has come lose nothing.
+   * after a second. Idempotent. What was written to streams before and has credit still goes out.
    * @param error What streams fail with, instead of a plain "closed on this side".
    */
   close(error?: Error): void {
+    this.#pump(true);
     this.#finish(new TransportError('closed', 'The multiplexer was closed on this side.'), true, error);
   }
 
@@ -161,12 +162,13 @@ export class Multiplexer {
     this.#pump();
   }
 
-  /** Writes while the connection takes bytes. */
-  #pump(): void {
-    if (this.#pumping) return;
+  /** Writes while the connection takes bytes; `all` at the end, also what it has to keep for now. */
+  #pump(all = false): void {
+    // Nested only at the end, when a callback closes the session: the frame under way has been written by then.
+    if (this.#pumping && !all) return;
     this.#pumping = true;
     try {
-      while (!this.#over && !this.#duplex.writableNeedDrain) {
+      while (!this.#over && (all || !this.#duplex.writableNeedDrain)) {
         const frame = this.#nextFrame();
         if (!frame) break;
         this.#duplex.write(frame.bytes);

@@ -65,6 +65,29 @@ async function withRawServer() {
   return { client, echo: serviceClient(Echo, client), far, frames, respond };
 }
 
+test('frames are the same however their bytes arrive', () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.integer({ min: 0, max: 0xffff_ffff }), fc.nat(255), fc.uint8Array({ maxLength: 200 }))),
+      fc.array(fc.integer({ min: 1, max: 60 }), { minLength: 1 }),
+      (frames, portions) => {
+        const bytes = Buffer.concat(frames.map(([id, type, payload]) => encodeFrame(id, type, payload)));
+        const reader = new FrameReader();
+        const seen: Frame[] = [];
+        for (let at = 0, turn = 0; at < bytes.length; turn++) {
+          const length = portions[turn % portions.length]!;
+          reader.push(bytes.subarray(at, at + length));
+          at += length;
+          for (let frame = reader.next(); frame; frame = reader.next()) seen.push(frame);
+        }
+        expect(reader.midFrame).toBe(false);
+        expect(seen.map(({ streamId, type, payload }) => [streamId, type, new Uint8Array(payload)])).toEqual(frames);
+      },
+    ),
+    { seed: 13 },
+  );
+});
+
 describe('a call', () => {
   test('carries messages up to 4 MiB both ways', async () => {
     const { echo } = await served();
