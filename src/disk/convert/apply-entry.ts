@@ -57,5 +57,5 @@ function applyWhiteout(writer: Ext4Writer, { path, offset }: TarHeader): boolean
 }
 
 function isAufsOwn(path: string): boolean {
-  return path.replace(/^[./]*(?=\.wh\.|[^./])/, '').startsWith(AUFS_PREFIX);
+  return path.replace(/^(?:\.?\/)+/, '').startsWith(AUFS_PREFIX);
 }

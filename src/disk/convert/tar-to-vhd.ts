@@ -54,7 +54,8 @@ export async function tarToVhd(
     await target.truncate(result.sizeBytes);
     return result;
   } catch (error) {
-    await target.truncate(0);
+    // Best effort: what failed is what the caller must hear of.
+    await target.truncate(0).catch(() => undefined);
     throw error;
   }
 }

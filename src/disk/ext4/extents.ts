@@ -7,7 +7,7 @@ const MAGIC = 0xf30a;
 const MAXIMUM_EXTENT_BLOCKS = 32768;
 /** Entries that fit into i_block, and into a block. */
 export const ROOT_ENTRIES = 4;
-const NODE_ENTRIES = (BLOCK_BYTES - RECORD_BYTES) / RECORD_BYTES;
+const NODE_ENTRIES = Math.floor((BLOCK_BYTES - RECORD_BYTES) / RECORD_BYTES);
 
 /** A stretch of a file that lies in one piece on the disk. All in blocks. */
 export interface Run {
