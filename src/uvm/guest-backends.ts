@@ -45,19 +45,29 @@ export function diskGuest(guest: () => GuestConnection): DiskGuest {
     },
     unmount: async (unmounts) => {
       try {
-        await guest().client.unmountDisks({
-          unmounts: unmounts.map(({ controller, lun, uvmPath, eject }) => ({
-            serial: scsiSerial(controller, lun),
-            target: uvmPath ?? '',
-            eject,
-          })),
-        });
+        await unmountAll(guest(), unmounts);
       } catch (error) {
-        // A disk the guest never saw, or has ejected by itself, needs no ejecting.
-        if (unmounts.length > 1 || !hasReason(error, 'NO_SUCH_DISK')) throw error;
+        // A disk the guest never saw, or has ejected by itself, needs no ejecting. Which one of many it was is found out
+        // one by one.
+        if (unmounts.length === 1 && hasReason(error, 'NO_SUCH_DISK')) return;
+        if (unmounts.length === 1 || unmounts.some(({ uvmPath }) => uvmPath !== undefined)) throw error;
+        for (const unmount of unmounts)
+          await unmountAll(guest(), [unmount]).catch((failure: unknown) => {
+            if (!hasReason(failure, 'NO_SUCH_DISK')) throw failure;
+          });
       }
     },
   };
+}
+
+async function unmountAll(guest: GuestConnection, unmounts: Parameters<DiskGuest['unmount']>[0]): Promise<void> {
+  await guest.client.unmountDisks({
+    unmounts: unmounts.map(({ controller, lun, uvmPath, eject }) => ({
+      serial: scsiSerial(controller, lun),
+      target: uvmPath ?? '',
+      eject,
+    })),
+  });
 }
 
 /** Networks in the guest. */

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { access, constants, realpath } from 'node:fs/promises';
+import { access, constants, realpath, stat } from 'node:fs/promises';
 import { delimiter, isAbsolute, join } from 'node:path';
 import { LcowError, errorMessage } from '../../errors/index.js';
 import { lastLine } from './console.js';
@@ -24,6 +24,17 @@ export interface QemuBinary {
  */
 export async function findQemu(env: NodeJS.ProcessEnv = process.env): Promise<QemuBinary> {
   const path = await locate(env);
+  const { mtimeMs, size } = await stat(path);
+  const key = `${path} ${mtimeMs} ${size}`;
+  const known = seen.get(key) ?? (await inspect(path));
+  seen.set(key, known);
+  return known;
+}
+
+/** What was found before, by path and age of the file: asking QEMU takes longer than a tenth of its start. */
+const seen = new Map<string, QemuBinary>();
+
+async function inspect(path: string): Promise<QemuBinary> {
   const text = await versionText(path);
   const match = /^QEMU emulator version ((\d+)\.(\d+)[^\n]*)/.exec(text);
   if (!match) throw new LcowError('QEMU_MISSING', `${path} is not QEMU: it says "${text.slice(0, 80).trim()}".`);
