@@ -212,17 +212,7 @@ export class ImageContent {
 
   /** Hides all that the layers below have in a directory. Makes it when it is missing. */
   makeOpaque(path: string): void {
-    const place = this.tree.place(`${path}/.`);
-    const { directory, name } = place;
-    if (name === '') {
-      directory.opaque = true;
-      return;
-    }
-    const there = directory.children.get(name);
-    const existed = there !== undefined && this.tree.directories.has(there);
-    const made = this.#directoryAt(place);
-    if (!existed) this.inodes.copyAttributes(made.inode, directory.inode);
-    made.opaque = true;
+    this.tree.directory(path).opaque = true;
   }
 
   #make(path: string, kind: number, attributes: FileAttributes): number {

@@ -71,6 +71,11 @@ export class FileTree {
     return { directory: this.#walk(parts, path, true)!, name };
   }
 
+  /** The directory a path leads to, made when it is missing. @throws LcowError BAD_TAR when it is something else. */
+  directory(path: string): Directory {
+    return this.#walk(lexicalParts(path), path, true)!;
+  }
+
   /** The inode of a path, a symbolic link at its end not followed; undefined when there is none. */
   lookup(path: string): number | undefined {
     const parts = lexicalParts(path);
