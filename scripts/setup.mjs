@@ -14,8 +14,6 @@ const PROGRAMS = {
   run: {
     'qemu-system-x86_64': 'qemu-system-x86',
     xz: 'xz-utils',
-    strip: 'binutils',
-    tar: 'tar',
     setpriv: 'util-linux',
     '/usr/share/keyrings/debian-archive-keyring.gpg': 'debian-archive-keyring',
     gpgv: 'gpgv',
@@ -30,6 +28,8 @@ const PROGRAMS = {
     busybox: 'busybox-static',
     zstd: 'zstd',
     python3: 'python3',
+    cpio: 'cpio',
+    unshare: 'util-linux',
   },
 };
 

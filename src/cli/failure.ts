@@ -11,6 +11,9 @@ export class ExitWith extends Error {
   }
 }
 
+/** Exit code of docker's own failures, before any container ran. */
+export const ENGINE_FAILURE = 125;
+
 /** Exit code of a command cut short by a signal: 128 + SIGINT, as shells have it. */
 const INTERRUPTED = 130;
 
@@ -24,10 +27,15 @@ export class CommandFailure extends Error {
   }
 }
 
-/** Prints one sentence and a hint, with --debug the whole chain; answers the exit code. */
-export function reportFailure(error: unknown): number {
+/**
+ * Prints one sentence and a hint, with --debug the whole chain; answers the exit code.
+ * @param command the command that was called: `run` has docker's code for options it does not know
+ */
+export function reportFailure(error: unknown, command: string | undefined): number {
   if (error instanceof ExitWith) return error.exitCode;
-  if (error instanceof CommanderError) return error.exitCode;
+  // Commander has printed what there is to say; 0 is for help and version.
+  if (error instanceof CommanderError)
+    return error.exitCode !== 0 && command === 'run' ? ENGINE_FAILURE : error.exitCode;
   if (error instanceof CommandFailure) {
     print(error.cause);
     return error.exitCode;

@@ -1,9 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 
-/** Exit code of docker's own failures, before any container ran. */
-export const ENGINE_FAILURE = 125;
-
 /** Every command, and the module that has it: only what is called is loaded, so that a command starts at once. */
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   run: async () => (await import('./run-command.js')).runCommand(),
@@ -33,6 +30,7 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
     .version(version)
     .option('-D, --debug', 'show the chain of causes and stack of an error')
     .enablePositionalOptions()
+    .exitOverride()
     .showHelpAfterError('(lcow COMMAND --help shows the options)');
   program.on('option:debug', () => {
     process.env['LCOW_DEBUG'] = '1';

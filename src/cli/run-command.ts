@@ -1,9 +1,8 @@
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { Engine, linuxSignal, parseCpus, parseSize, startFailureExitCode, type Supervisor } from '../engine/index.js';
-import { CommandFailure, ExitWith } from './failure.js';
+import { CommandFailure, ENGINE_FAILURE, ExitWith } from './failure.js';
 import { abortOnSignals } from './interruption.js';
 import { parsed, repeated } from './options.js';
-import { ENGINE_FAILURE } from './program.js';
 import { PullProgress } from './pull-progress.js';
 import { spinner } from './spinner.js';
 import { attachTerminal, consoleSize, requireTerminal } from './terminal.js';
@@ -44,10 +43,6 @@ export function runCommand(): Command {
     .option('--name <name>', 'name of the container')
     .option('--hostname <name>', 'host name inside the container')
     .option('--platform <os/arch>', 'platform of the image, e.g. linux/arm64')
-    .exitOverride((error) => {
-      // Docker's code for a run that never came to a container; help is no failure.
-      throw new CommanderError(error.exitCode === 0 ? 0 : ENGINE_FAILURE, error.code, error.message);
-    })
     .action(async (image: string, command: string[], options: RunOptions) => {
       throw new ExitWith(await run(image, command, options));
     });

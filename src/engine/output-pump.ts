@@ -4,20 +4,22 @@ import type { LogSource, LogWriter } from './log-file.js';
 
 /**
  * Copies an output of a container to its log and, when one is attached, to a writer, no faster than the slower of the
- * two. A writer that fails (a pipe whose reader has gone) closes the container's output, so that the process gets SIGPIPE
- * as it would without a VM in between.
+ * two.
+ * @param onBroken called once when the writer fails: a pipe whose reader has gone. Nothing more is copied then.
  */
 export async function pumpOutput(
   source: Readable,
   name: LogSource,
   log: LogWriter,
   attached: Writable | undefined,
+  onBroken: () => void,
 ): Promise<void> {
   const writer = { failed: false };
   const onError = (): void => {
+    if (writer.failed) return;
     writer.failed = true;
-    // Without an error the process would go on with its output dropped.
-    source.destroy(new Error('The reader of the output has gone.'));
+    source.destroy();
+    onBroken();
   };
   attached?.on('error', onError);
   try {

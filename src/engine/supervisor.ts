@@ -170,8 +170,11 @@ export class Supervisor {
 
   #relay(init: Process, attach: AttachedStreams | undefined): void {
     const { stdin, stdout, stderr } = init.stdio();
-    if (stdout) this.#pumps.push(pumpOutput(stdout, 'stdout', this.#log!, attach?.stdout));
-    if (stderr) this.#pumps.push(pumpOutput(stderr, 'stderr', this.#log!, attach?.stderr));
+    // Who wanted the output has gone (`lcow run … | head`), and this process owns the container: it ends as it would by
+    // SIGPIPE without a VM in between.
+    const end = (): void => void init.kill().catch(() => undefined);
+    if (stdout) this.#pumps.push(pumpOutput(stdout, 'stdout', this.#log!, attach?.stdout, end));
+    if (stderr) this.#pumps.push(pumpOutput(stderr, 'stderr', this.#log!, attach?.stderr, end));
     for (const pump of this.#pumps) pump.catch(() => undefined);
     if (!stdin) return;
     // A process that exits without reading its input resets the stream; that is no failure of the container.

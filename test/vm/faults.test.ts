@@ -1,9 +1,10 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, cp, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Engine } from '../../src/engine/index.js';
-import { eventually, imageFolder, qemuPids, Sandbox } from './lcow.js';
+import { eventually, finished, imageFolder, program, qemuPids, Sandbox } from './lcow.js';
 
 let lcow: Sandbox;
 beforeAll(async () => {
@@ -88,7 +89,7 @@ describe('a fault', () => {
 
   it('of a damaged archive or layout leaves no image', async () => {
     const damaged = join(lcow.folder, 'damaged');
-    await cp(imageFolder('busybox'), damaged, { recursive: true });
+    await cp(imageFolder('whiteout'), damaged, { recursive: true });
     const index = JSON.parse(await readFile(join(damaged, 'index.json'), 'utf8')) as {
       manifests: { digest: string }[];
     };
@@ -96,12 +97,12 @@ describe('a fault', () => {
     const manifest = JSON.parse(await readFile(blob(index.manifests[0]!.digest), 'utf8')) as {
       layers: { digest: string }[];
     };
-    const layer = blob(manifest.layers[0]!.digest);
+    const layer = blob(manifest.layers.at(-1)!.digest);
     const whole = await readFile(layer);
     await chmod(layer, 0o644);
     for (const [bytes, what] of [
       [whole.subarray(0, whole.length >> 1), 'truncated'],
-      [Buffer.concat([whole.subarray(0, 1000), Buffer.from('x'), whole.subarray(1001)]), 'changed'],
+      [Buffer.concat([whole.subarray(0, 50), Buffer.from('x'), whole.subarray(51)]), 'changed'],
     ] as const) {
       await writeFile(layer, bytes);
       const result = await lcow.run(['image', 'import', '--name', `damaged:${what}`, damaged]);
@@ -109,5 +110,24 @@ describe('a fault', () => {
       expect(result.stderr).toContain('sha256:');
     }
     expect(await lcow.ok('image', 'ls')).not.toContain('damaged');
+  });
+
+  it('of a full disk while an image is unpacked leaves nothing, and says so', async () => {
+    const small = join(lcow.folder, 'small');
+    await mkdir(small);
+    // A file system of its own that is too small for Debian; it goes with the namespace.
+    const script = [
+      'mount -t tmpfs -o size=100m none "$0"',
+      '"$@"; echo "exit code $?"',
+      'find "$0" -name "*.partial" -o -name layer.vhd -o -path "*/sha256/*" -o -path "*/ingest/*"',
+    ].join('; ');
+    const import_ = [process.execPath, program, 'image', 'import', '--name', 'debian', imageFolder('debian')];
+    const child = spawn('unshare', ['--user', '--map-root-user', '--mount', 'sh', '-c', script, small, ...import_], {
+      env: { ...lcow.env, LCOW_ROOT: small },
+      stdio: 'pipe',
+    });
+    const { stdout, stderr } = await finished(child);
+    expect(stderr).toContain('no space is left');
+    expect(stdout).toBe('exit code 1\n');
   });
 });

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 
 const repository = new URL('../..', import.meta.url).pathname;
-const program = join(repository, 'dist/cli/main.js');
+/** The built command. */
+export const program = join(repository, 'dist/cli/main.js');
 
 /** The folder of a test image, an OCI layout. */
 export const imageFolder = (name: string): string => join(repository, 'test/images/out', name);
