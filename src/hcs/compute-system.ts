@@ -8,7 +8,6 @@ export type SystemState = 'Created' | 'Running' | 'Paused' | 'Stopped';
 /** Names of hcsshim's notifications (internal/hcs notificationNames). */
 export type NotificationName =
   | 'SystemExited'
-  | 'SystemCreateCompleted'
   | 'SystemStartCompleted'
   | 'SystemPauseCompleted'
   | 'SystemResumeCompleted'

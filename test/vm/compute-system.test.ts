@@ -24,6 +24,8 @@ import { eventually } from './lcow.js';
 // QEMU's option syntax has commas, ours must not mind them.
 const folder = mkdtempSync(join(tmpdir(), 'lcow,cs '));
 const runtimeFolder = join(folder, 'run');
+// The random end of its name: the command line has the commas doubled.
+const mark = folder.slice(-6);
 const layer = join(folder, 'layer.vhd');
 const scratch = join(folder, 'sandbox.vhdx');
 let accelerator: Accelerator;
@@ -45,7 +47,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 afterEach(async () => {
-  expect(await processesNaming(runtimeFolder)).toEqual([]);
+  expect(await processesNaming(mark)).toEqual([]);
   expect(readdirSync(join(runtimeFolder, 'vm'))).toEqual([]);
 });
 
@@ -124,12 +126,9 @@ describe('a compute system on a real QEMU', () => {
       system.modify({ RequestType: 'Add', ResourcePath: scsiResourcePath(3, 0), Settings: disk(scratch, false) }),
     ).rejects.toMatchObject({ code: 'IN_USE' });
     expect(await attachments()).toEqual(['3/63']);
-    await once(
-      createConnection(NamedPipe).on('connect', function () {
-        this.destroy();
-      }),
-      'close',
-    );
+    const client = createConnection(NamedPipe);
+    await once(client, 'connect');
+    client.destroy();
   });
 
   it('takes 256 disks and gives them back', async () => {
@@ -168,10 +167,10 @@ describe('a compute system on a real QEMU', () => {
     await system.start();
     const pid = (await system.properties()).Engine.ProcessId!;
     await system[Symbol.asyncDispose]();
-    expect(await processesNaming(runtimeFolder)).toHaveLength(1);
+    expect(await processesNaming(mark)).toHaveLength(1);
     await expect(system.pause()).rejects.toMatchObject({ code: 'CLOSED' });
     process.kill(pid, 'SIGKILL');
     expect(await system.wait()).toMatchObject({ kind: 'unexpected' });
-    await eventually(async () => (await processesNaming(runtimeFolder)).length === 0, 'the end of QEMU', 5000);
+    await eventually(async () => (await processesNaming(mark)).length === 0, 'the end of QEMU', 5000);
   });
 });

@@ -139,8 +139,8 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
   #state: State = 'Created';
   #running: Running | undefined;
   #process: QemuProcess | undefined;
-  /** terminate was called. */
-  #forced = false;
+  /** terminate has been called. */
+  #termination: Promise<void> | undefined;
   /** We sent SIGKILL. */
   #killed = false;
   #shutdownReason: string | undefined;
@@ -252,14 +252,14 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
     // QEMU closes its monitor when it ends: its own exit then says why. In every other case it still runs.
     const exit = lost ? await this.#process?.exited : undefined;
     await this.#stopped({
-      kind: this.#forced || isLcowError(error, 'CANCELLED') ? 'forced' : 'unexpected',
+      kind: this.#termination !== undefined || isLcowError(error, 'CANCELLED') ? 'forced' : 'unexpected',
       reason: this.#shutdownReason,
       exitCode: exit?.exitCode ?? null,
       signal: exit?.signal ?? null,
       stderr: exit?.stderr ?? '',
       consoleTail: this.consoleTail(),
     });
-    if (this.#forced)
+    if (this.#termination)
       return new LcowError('VM_EXITED', `Compute system ${this.id} was terminated during its start.`, { cause: error });
     if (exit) return this.#endedAtStart(exit, error);
     if (error instanceof QmpError)
@@ -309,7 +309,10 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
     if (this.#shutdownReason === 'guest-reset' && showsPanic(consoleTail)) return 'panic';
     if (this.#killed || this.#shutdownReason === 'host-qmp-quit') return 'forced';
     const byGuest = this.#shutdownReason === 'guest-shutdown' || this.#shutdownReason === 'guest-reset';
-    return byGuest && exit.exitCode === 0 ? 'graceful' : 'unexpected';
+    if (exit.exitCode !== 0) return 'unexpected';
+    if (byGuest) return 'graceful';
+    // QEMU may end before its last event is out.
+    return this.#termination ? 'forced' : 'unexpected';
   }
 
   async pause({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
@@ -345,12 +348,16 @@ class QemuComputeSystem extends EventEmitter<{ notification: [NotificationName] 
     }
   }
 
-  async terminate(): Promise<void> {
+  terminate(): Promise<void> {
+    this.#termination ??= this.#terminate();
+    return this.#termination;
+  }
+
+  async #terminate(): Promise<void> {
     if (this.#state === 'Stopped') {
       await this.#exit;
       return;
     }
-    this.#forced = true;
     if (this.#state === 'Created') {
       const consoleTail = this.consoleTail();
       await this.#stopped({ kind: 'forced', reason: undefined, exitCode: null, signal: null, stderr: '', consoleTail });
