@@ -41,8 +41,27 @@ export async function collectLocked(
   );
 }
 
+/**
+ * Clears up after pulls that were killed or gave up: layers they had begun at once, and what they had brought whole
+ * when nobody has come back for it.
+ */
+export async function collectAbandoned(content: ContentStore, unpacker: Unpacker): Promise<void> {
+  if (!(await content.leases.any())) return;
+  await withLock(content.locks, IMAGES_LOCK, async () => {
+    const { claimed, dead } = await content.leases.read();
+    const entries = await content.index.read();
+    const needed = await neededContent(content, entries);
+    for (const lease of dead) {
+      await unpacker.removeUnfinished(lease.digests.filter((digest) => !claimed.has(digest)));
+      if (lease.expired) await collect(content, unpacker, entries, lease.digests);
+      // Somebody came back and finished, or it is over.
+      if (lease.expired || lease.digests.every((digest) => needed.has(digest))) await lease.remove();
+    }
+  });
+}
+
 async function neededContent(content: ContentStore, entries: readonly IndexEntry[]): Promise<ReadonlySet<string>> {
-  const needed = await content.leases.claimed();
+  const needed = (await content.leases.read()).claimed;
   for (const entry of entries) {
     try {
       for (const digest of contentOf(entry, await readDocuments(content, entry.descriptor.digest))) needed.add(digest);

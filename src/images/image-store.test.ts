@@ -1,8 +1,15 @@
-import { mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { imageFixture, layoutFiles, tarOf, writeFiles, type ImageFixture } from '../../test/support/image-fixture.js';
+import {
+  imageFixture,
+  layoutFiles,
+  sha256,
+  tarOf,
+  writeFiles,
+  type ImageFixture,
+} from '../../test/support/image-fixture.js';
 import { ImageRoot } from '../../test/support/image-root.js';
 import { isLcowError, type LcowError } from '../errors/index.js';
 import { ContentStore } from './content/content-store.js';
@@ -169,19 +176,41 @@ describe('removing', () => {
     await lease.claim([image.layerDigests[0]!]);
     await root.store.remove('one');
     expect(await root.blobs()).toEqual([image.layerDigests[0]!.slice(7)]);
-    await lease[Symbol.asyncDispose]();
+    await lease.release();
     expect(await root.store.prune(() => false)).toEqual([image.layerDigests[0]]);
   });
 
   test('does not spare what a dead process claimed', async () => {
     const image = await have('one');
-    await mkdir(join(root.content, 'leases'), { recursive: true });
-    const lease = { pid: 999_999_999, startTime: 1, digests: [image.id] };
-    await writeFile(join(root.content, 'leases', 'dead.json'), JSON.stringify(lease));
+    await deadLease([image.id]);
     await root.store.remove('one');
     expect(await root.blobs()).toEqual([]);
-    expect(await root.leases()).toEqual([]);
   });
+});
+
+async function deadLease(digests: readonly string[]): Promise<string> {
+  const path = join(root.content, 'leases', 'dead.json');
+  await mkdir(join(root.content, 'leases'), { recursive: true });
+  await writeFile(path, JSON.stringify({ pid: 999_999_999, startTime: 1, digests }));
+  return path;
+}
+
+test('what a killed pull had begun is removed by the next, and what it had brought whole a week later', async () => {
+  const kept = await have('kept');
+  const blob = Buffer.from('brought');
+  await writeFiles(root.content, { [`blobs/sha256/${sha256(blob).slice(7)}`]: blob });
+  const [begun, gone] = ['1'.repeat(64), '2'.repeat(64)];
+  await root.driver.create(begun, undefined);
+  const lease = await deadLease([sha256(blob), kept.id, ...[begun, gone].map((id) => `sha256:${id}`)]);
+  await root.store.sweep();
+  expect(await root.driver.list()).toHaveLength(2);
+  expect(await root.blobs()).toContain(sha256(blob).slice(7));
+  const old = new Date(Date.now() - 8 * 24 * 3600 * 1000);
+  await utimes(lease, old, old);
+  await root.store.sweep();
+  expect(await root.blobs()).toHaveLength(4);
+  expect((await root.store.list()).map(({ id }) => id)).toEqual([kept.id]);
+  expect(await root.leases()).toEqual([]);
 });
 
 test('pruning spares layers that are used although their image is gone', async () => {

@@ -7,7 +7,7 @@ import { isResumable } from './content/ingest.js';
 import { IMAGES_LOCK, isNameless, withoutName, type IndexEntry } from './content/layout-index.js';
 import type { Lease } from './content/leases.js';
 import type { Digest } from './digest.js';
-import { collect, collectLocked } from './garbage.js';
+import { collect, collectAbandoned, collectLocked } from './garbage.js';
 import { contentOf, readDocuments, topLayerId, type Image } from './image.js';
 import { importImages } from './import/import.js';
 import type { RootfsConfig } from './import/rootfs.js';
@@ -204,7 +204,7 @@ export class ImageStore {
    * @param isUsed Whether a layer, by its graphdriver id, is part of something else: a container of an image that is gone.
    */
   async prune(isUsed: (layerId: string) => boolean): Promise<Digest[]> {
-    await this.#content.sweep();
+    await this.sweep();
     return withLock(this.#content.locks, IMAGES_LOCK, async () => {
       const layers = (await this.#content.layers.list()).map((record) => record.chainId);
       const used = layers.filter((chainId) => isUsed(chainId.slice(chainId.indexOf(':') + 1)));
@@ -213,9 +213,10 @@ export class ImageStore {
     });
   }
 
-  /** Deletes what dead processes left unfinished and downloads nobody resumed for a week. Returns file names. */
-  async sweep(): Promise<string[]> {
-    return this.#content.sweep();
+  /** Deletes what dead processes left unfinished, and what nobody resumed for a week. Every pull begins with it. */
+  async sweep(): Promise<void> {
+    await this.#content.sweep();
+    await collectAbandoned(this.#content, this.#unpacker);
   }
 
   /** The first half of a removal: what is left of the index, and what may be deleted then. */
@@ -244,19 +245,22 @@ export class ImageStore {
 
   /** Runs a pull or import with a lease. What it brought and nothing names afterwards is deleted, unless it can go on. */
   async #leased<T>(failures: 'resumable' | 'final', work: (lease: Lease) => Promise<T>): Promise<T> {
-    await this.#content.sweep();
+    await this.sweep();
     const lease = await this.#content.leases.acquire();
-    let keep = false;
     try {
-      return await work(lease);
+      const result = await work(lease);
+      await this.#end(lease);
+      return result;
     } catch (error) {
-      keep = failures === 'resumable' && isResumable(error);
+      if (failures === 'resumable' && isResumable(error)) await lease.abandon();
+      else await this.#end(lease);
       throw error;
-    } finally {
-      const brought = [...lease.digests];
-      await lease[Symbol.asyncDispose]();
-      if (!keep) await collectLocked(this.#content, this.#unpacker, brought);
     }
+  }
+
+  async #end(lease: Lease): Promise<void> {
+    await lease.release();
+    await collectLocked(this.#content, this.#unpacker, lease.digests);
   }
 
   async #name(named: readonly { name: string | undefined; image: AcquiredImage }[]): Promise<void> {

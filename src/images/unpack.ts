@@ -102,11 +102,13 @@ export class Unpacker {
    * @param layers Base first.
    */
   async removeUnfinished(layers: readonly Digest[]): Promise<void> {
-    for (const chainId of layers.toReversed())
+    for (const chainId of layers.toReversed()) {
+      const id = layerId(chainId);
+      if (!(await this.#driver.exists(id)) || (await this.#content.layers.get(chainId))) continue;
       await this.#locked(chainId, undefined, async () => {
-        if (!(await this.#content.layers.get(chainId)) && (await this.#driver.exists(layerId(chainId))))
-          await this.#driver.remove(layerId(chainId));
+        if (!(await this.#content.layers.get(chainId))) await this.#driver.remove(id);
       });
+    }
   }
 
   /** Removes a whole layer. */

@@ -7,10 +7,9 @@ import { abortable } from '../../lifetime/index.js';
 import { asIoError, isAlive, ownIdentity, sweepTemporary, tryLock } from '../../state/index.js';
 import { digestAlgorithm, digestHex, type Digest } from '../digest.js';
 import { namesIn, type Blobs } from './blobs.js';
+import { ABANDONED_LIFETIME_MS } from './leases.js';
 import { withPatientLock } from './patient-lock.js';
 
-/** How long an unfinished download is kept for resuming, in milliseconds. */
-const PARTIAL_LIFETIME_MS = 7 * 24 * 3600 * 1000;
 const PARTIAL = /^(sha256|sha512)-([0-9a-f]+)\.partial$/;
 const SPOOL = /^spool-(\d+)-(\d+)-[0-9a-f]{8}$/;
 
@@ -149,7 +148,7 @@ export class Ingests {
 
   async #sweepPartial(path: string, digest: Digest, now: number): Promise<boolean> {
     const age = now - ((await stat(path).catch(() => undefined))?.mtimeMs ?? now);
-    if (age < PARTIAL_LIFETIME_MS) return false;
+    if (age < ABANDONED_LIFETIME_MS) return false;
     const lock = await tryLock(this.#locks, lockKey(digest));
     if (!lock) return false;
     try {
@@ -247,8 +246,12 @@ class PartialFile implements Ingest {
         `The blob ${this.#digest} has more than the ${this.#size} bytes it should have.`,
       );
     this.#hash.update(chunk);
-    // The file is open for appending: bytes land at its end, which is the offset.
-    await writeAll(this.#file, chunk);
+    try {
+      // The file is open for appending: bytes land at its end, which is the offset.
+      await writeAll(this.#file, chunk);
+    } catch (error) {
+      throw asIoError(error, `The blob ${this.#digest} cannot be written`);
+    }
     this.#offset += chunk.byteLength;
   }
 

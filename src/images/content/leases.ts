@@ -1,23 +1,27 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { isAlive, ownIdentity, withLock, writeFileAtomic } from '../../state/index.js';
-import type { Digest } from '../digest.js';
+import { isAlive, ownIdentity, withLock, writeFileAtomic, type ProcessIdentity } from '../../state/index.js';
+import { isDigest, type Digest } from '../digest.js';
 import { namesIn } from './blobs.js';
 import { IMAGES_LOCK } from './layout-index.js';
 
 const leaseSchema = z.object({
+  /** 0 when the owner gave it up but means to come back. */
   pid: z.number(),
   startTime: z.number(),
-  digests: z.array(z.string()),
+  digests: z.array(z.custom<Digest>(isDigest)),
 });
+
+/** How long what an interrupted pull brought is kept for the next one, in milliseconds. */
+export const ABANDONED_LIFETIME_MS = 7 * 24 * 3600 * 1000;
 
 /**
  * What a running pull or import needs, although no image names it yet: blobs by digest, layers by chain id. Collection
  * of garbage spares it. A lease of a dead process counts no more.
  */
-export class Lease implements AsyncDisposable {
+export class Lease {
   readonly #path: string;
   readonly #locks: string;
   readonly #digests = new Set<Digest>();
@@ -40,14 +44,30 @@ export class Lease implements AsyncDisposable {
     const fresh = digests.filter((digest) => !this.#digests.has(digest));
     if (fresh.length === 0) return;
     for (const digest of fresh) this.#digests.add(digest);
-    await withLock(this.#locks, IMAGES_LOCK, () =>
-      writeFileAtomic(this.#path, JSON.stringify({ ...ownIdentity(), digests: [...this.#digests] })),
-    );
+    await withLock(this.#locks, IMAGES_LOCK, () => this.#write(ownIdentity()));
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Ends the lease: its content is named by an image, or garbage. */
+  async release(): Promise<void> {
     await rm(this.#path, { force: true });
   }
+
+  /** Ends the lease, and remembers what it was for: the content is garbage if nobody comes back for it in time. */
+  async abandon(): Promise<void> {
+    if (this.#digests.size > 0) await this.#write({ pid: 0, startTime: 0 });
+  }
+
+  async #write(owner: ProcessIdentity): Promise<void> {
+    await writeFileAtomic(this.#path, JSON.stringify({ ...owner, digests: [...this.#digests] }));
+  }
+}
+
+/** A lease whose owner died or gave it up. */
+export interface DeadLease {
+  readonly digests: readonly Digest[];
+  /** Nobody came back for its content. */
+  readonly expired: boolean;
+  remove(): Promise<void>;
 }
 
 /** The leases of all processes on this store: `leases/<random>.json`. */
@@ -60,26 +80,39 @@ export class Leases {
     this.#locks = locksFolder;
   }
 
-  /** A new lease that claims nothing yet. Dispose of it when an image names its content, or when it failed. */
+  /** A new lease that claims nothing yet. */
   async acquire(): Promise<Lease> {
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
     return new Lease(join(this.#folder, `${randomBytes(8).toString('hex')}.json`), this.#locks);
   }
 
-  /** Everything that living processes claim. To be called under the images' lock; deletes leases of the dead. */
-  async claimed(): Promise<Set<string>> {
+  /** All leases, to be called under the images' lock: what living processes claim, and the leases of the others. */
+  async read(now: number = Date.now()): Promise<{ claimed: Set<string>; dead: DeadLease[] }> {
     const claimed = new Set<string>();
+    const dead: DeadLease[] = [];
     for (const name of await namesIn(this.#folder)) {
       const path = join(this.#folder, name);
-      if (!name.endsWith('.json')) continue;
-      const text = await readFile(path, 'utf8').catch(() => undefined);
+      const text = name.endsWith('.json') ? await readFile(path, 'utf8').catch(() => undefined) : undefined;
       // Released meanwhile.
       if (text === undefined) continue;
       const lease = leaseSchema.safeParse(parsed(text));
-      if (lease.success && isAlive(lease.data)) for (const digest of lease.data.digests) claimed.add(digest);
-      else await rm(path, { force: true });
+      if (lease.success && isAlive(lease.data)) {
+        for (const digest of lease.data.digests) claimed.add(digest);
+        continue;
+      }
+      const age = now - ((await stat(path).catch(() => undefined))?.mtimeMs ?? now);
+      dead.push({
+        digests: lease.success ? lease.data.digests : [],
+        expired: !lease.success || age > ABANDONED_LIFETIME_MS,
+        remove: () => rm(path, { force: true }),
+      });
     }
-    return claimed;
+    return { claimed, dead };
+  }
+
+  /** Whether there is any lease at all: cheap, without the lock. */
+  async any(): Promise<boolean> {
+    return (await namesIn(this.#folder)).length > 0;
   }
 }
 
