@@ -13,28 +13,14 @@ const PHASES: Readonly<Record<ProgressEvent['phase'], string>> = {
 
 /** Shows the layers of a pull or import on stderr: bars on a terminal, else a line for every change of phase. */
 export class PullProgress implements Disposable {
-  readonly #bars: MultiBar | undefined;
+  #bars: MultiBar | undefined;
   readonly #layers = new Map<string, { bar?: SingleBar; phase: string }>();
-
-  constructor() {
-    if (process.stderr.isTTY)
-      this.#bars = new MultiBar(
-        {
-          stream: process.stderr,
-          hideCursor: true,
-          format: '{layer}: {phase} {bar} {amount}',
-          barsize: 30,
-          autopadding: true,
-          gracefulExit: false,
-        },
-        Presets.legacy,
-      );
-  }
 
   readonly show = (event: ProgressEvent): void => {
     const known = this.#layers.get(event.layer);
     const phase = PHASES[event.phase];
-    if (this.#bars) {
+    if (process.stderr.isTTY) {
+      this.#bars ??= newBars();
       const payload = { layer: event.layer, phase: phase.padEnd(14), amount: amount(event) };
       const total = event.total || 1;
       const bar = known?.bar ?? this.#bars.create(total, 0, payload);
@@ -50,6 +36,20 @@ export class PullProgress implements Disposable {
   [Symbol.dispose](): void {
     this.#bars?.stop();
   }
+}
+
+function newBars(): MultiBar {
+  return new MultiBar(
+    {
+      stream: process.stderr,
+      hideCursor: true,
+      format: '{layer}: {phase} {bar} {amount}',
+      barsize: 30,
+      autopadding: true,
+      gracefulExit: false,
+    },
+    Presets.legacy,
+  );
 }
 
 function amount({ current, total }: ProgressEvent): string {

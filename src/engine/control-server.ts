@@ -3,28 +3,38 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { errorMessage, LcowError } from '../errors/index.js';
-import type { OciProcess, Process } from '../gcs/index.js';
+import type { Container, OciProcess, Process } from '../gcs/index.js';
 import { asIoError } from '../state/index.js';
 import { Multiplexer, packDetail, StatusCode, TtrpcError, TtrpcServer } from '../ttrpc/index.js';
+import type { UtilityVM } from '../uvm/index.js';
 import { ControlErrorSchema, Supervisor as SupervisorService, type ExecRequest } from './control_pb.js';
-import type { Supervisor } from './supervisor.js';
+import type { ContainerState } from './container-record.js';
+
+/** What the server needs of the supervisor it speaks for. */
+export interface Supervised {
+  readonly vm: Pick<UtilityVM, 'properties'>;
+  readonly container: Pick<Container, 'id' | 'createProcess'>;
+  readonly init: Process;
+  /** Stop signal, SIGKILL after the grace; settles when everything is released. */
+  stop(graceMs: number, signal?: number): Promise<ContainerState>;
+}
 
 /** Answers other lcow commands about one running container, on a unix socket in a private folder. */
 export class ControlServer {
   readonly #server: Server;
-  readonly #supervisor: Supervisor;
+  readonly #supervisor: Supervised;
   readonly #path: string;
   readonly #connections = new Set<Multiplexer>();
   readonly #execs = new Map<string, Process>();
 
-  private constructor(path: string, supervisor: Supervisor) {
+  private constructor(path: string, supervisor: Supervised) {
     this.#path = path;
     this.#supervisor = supervisor;
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
   }
 
   /** @throws LcowError IO_FAILED when the socket cannot be made. */
-  static async listen(path: string, supervisor: Supervisor): Promise<ControlServer> {
+  static async listen(path: string, supervisor: Supervised): Promise<ControlServer> {
     const control = new ControlServer(path, supervisor);
     try {
       await mkdir(dirname(path), { recursive: true, mode: 0o700 });

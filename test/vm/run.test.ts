@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
@@ -6,7 +7,7 @@ import { release } from 'node:os';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { eventually, imageFolder, qemuPids, Sandbox } from './lcow.js';
+import { eventually, finished, imageFolder, program, qemuPids, Sandbox } from './lcow.js';
 
 let lcow: Sandbox;
 beforeAll(async () => {
@@ -188,6 +189,23 @@ describe('lcow run', () => {
   it('gives a terminal with -t', async () => {
     const result = await lcow.run(['run', '--rm', '-t', 'busybox', 'sh', '-c', 'test -t 1 && tty && echo err >&2']);
     expect(result).toMatchObject({ code: 0, stdout: '/dev/pts/0\r\nerr\r\n', stderr: '' });
+  });
+
+  it('is a terminal session with -it: keys, size and exit code', async () => {
+    const command = `${process.execPath} ${program} run --rm -it busybox sh`;
+    const child = spawn('script', ['-qefc', `stty rows 41 cols 97; ${command}`, '/dev/null'], {
+      env: lcow.env,
+      stdio: 'pipe',
+    });
+    const result = finished(child);
+    let seen = '';
+    child.stdout.on('data', (chunk: Buffer) => (seen += chunk.toString()));
+    await eventually(async () => seen.includes('/ #'), 'the prompt');
+    child.stdin.write('stty size; sleep 1000\n');
+    await eventually(async () => seen.includes('41 97'), 'the size');
+    child.stdin.write('\x03');
+    child.stdin.write('exit 4\n');
+    expect((await result).code).toBe(4);
   });
 
   it('starts every run from the image, with one copy of the layer on disk for all', async () => {
