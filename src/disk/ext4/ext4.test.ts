@@ -12,7 +12,7 @@ import { ext4Info, Ext4Writer, formatBlankExt4, type FileAttributes, type Forwar
 import { HASH_SEED } from './superblock.js';
 import { GROUP_DESCRIPTOR, INODE, SUPERBLOCK } from './structures.js';
 import { timeExtra, timeSeconds } from './time.js';
-import { encodeXattrs } from './xattr.js';
+import { layOutXattrs } from './xattr.js';
 
 let folder: string;
 let image: string;
@@ -297,13 +297,13 @@ test('bits are set and cleared, and no others', () => {
 test('attributes fill a block to its last byte, and not beyond', () => {
   // In a block: header 32, entry 16 and name 4, terminator 4.
   const room = 4096 - 32 - 20 - 4;
-  expect(encodeXattrs(new Map([['user.name', Buffer.alloc(room)]])).block).toHaveLength(4096);
-  expect(() => encodeXattrs(new Map([['user.name', Buffer.alloc(room + 1)]]))).toThrow(
+  expect(layOutXattrs(new Map([['user.name', Buffer.alloc(room)]])).inBlock).toHaveLength(1);
+  expect(() => layOutXattrs(new Map([['user.name', Buffer.alloc(room + 1)]]))).toThrow(
     expect.objectContaining({ code: 'BAD_TAR' }),
   );
   // In the inode: magic 4, entry 16 and name 4, terminator 4, of 96.
-  expect(encodeXattrs(new Map([['user.name', Buffer.alloc(68)]]))).toMatchObject({ block: undefined });
-  expect(encodeXattrs(new Map([['user.name', Buffer.alloc(69)]]))).toMatchObject({ body: undefined });
+  expect(layOutXattrs(new Map([['user.name', Buffer.alloc(68)]]))).toMatchObject({ inBlock: [] });
+  expect(layOutXattrs(new Map([['user.name', Buffer.alloc(69)]]))).toMatchObject({ inBody: [] });
 });
 
 test('the structures have the sizes of the kernel', () => {

@@ -129,8 +129,7 @@ function writeExtentTrees(writer: ImageContent): Map<number, ExtentTree> {
 
 async function writeXattrBlocks({ sink, xattrs }: ImageContent, hash: Hash): Promise<void> {
   if (xattrs.isEmpty) return;
-  let next = sink.position / BLOCK_BYTES;
-  for (const block of xattrs.placeBlocks(() => next++)) {
+  for (const block of xattrs.placeBlocks(sink.position / BLOCK_BYTES)) {
     hash.update(block);
     sink.append(block, 0, BLOCK_BYTES);
     if (sink.position % BATCH_BYTES < BLOCK_BYTES) await sink.drain();

@@ -1,11 +1,18 @@
-import { encodeXattrs, MAXIMUM_REFERENCES, setReferences, type EncodedXattrs, type Xattrs } from './xattr.js';
+import { encodeXattrBlock, encodeXattrBody, layOutXattrs, MAXIMUM_REFERENCES, type Xattrs } from './xattr.js';
 
-/** Attributes of one set, kept once however many inodes have them. */
+/** Attributes of one set, kept once however many inodes have them, and encoded only when they are written. */
 interface Shared {
   readonly xattrs: Xattrs;
-  readonly encoded: EncodedXattrs;
+  readonly needsBlock: boolean;
   /** The block that further inodes may refer to. */
-  block: { number: number; references: number; content: Buffer } | undefined;
+  block: PlacedBlock | undefined;
+  body: Buffer | undefined;
+}
+
+interface PlacedBlock {
+  readonly number: number;
+  readonly shared: Shared;
+  references: number;
 }
 
 /** The extended attributes of all inodes. Equal sets share memory, and blocks as the kernel shares them. */
@@ -14,7 +21,7 @@ export class XattrStore {
   readonly #byContent = new Map<string, Shared>();
   readonly #blockOfInode = new Map<number, number>();
 
-  /** Replaces the attributes of an inode. @throws LcowError BAD_TAR, its message to be completed by the caller's. */
+  /** Replaces the attributes of an inode. @throws LcowError BAD_TAR when they do not fit. */
   set(inode: number, xattrs: Xattrs | undefined): void {
     if (!xattrs || xattrs.size === 0) {
       this.#byInode.delete(inode);
@@ -24,9 +31,10 @@ export class XattrStore {
     for (const [name, value] of xattrs) key += `${name.length}:${value.length}:${name}${value.toString('latin1')}`;
     let shared = this.#byContent.get(key);
     if (!shared) {
+      const { inBlock } = layOutXattrs(xattrs);
       // Copied: the values are views of a whole pax header.
       const own = new Map([...xattrs].map(([name, value]) => [name, Buffer.from(value)] as const));
-      shared = { xattrs: own, encoded: encodeXattrs(own), block: undefined };
+      shared = { xattrs: own, needsBlock: inBlock.length > 0, block: undefined, body: undefined };
       this.#byContent.set(key, shared);
     }
     this.#byInode.set(inode, shared);
@@ -41,28 +49,34 @@ export class XattrStore {
   }
 
   /**
-   * Places the blocks of all inodes' attributes, shared by up to 1024 inodes each.
-   * @param allocate returns the number of the next block to be written.
-   * @returns the blocks in that order.
+   * Places the blocks of all inodes' attributes, each shared by up to 1024 inodes.
+   * @param first number of the first block.
+   * @returns the blocks in their order.
    */
-  placeBlocks(allocate: () => number): Buffer[] {
-    const blocks: Buffer[] = [];
+  *placeBlocks(first: number): Generator<Buffer, void, undefined> {
+    const placed: PlacedBlock[] = [];
     for (const [inode, shared] of this.#byInode) {
-      if (!shared.encoded.block) continue;
+      if (!shared.needsBlock) continue;
       if (!shared.block || shared.block.references === MAXIMUM_REFERENCES) {
-        shared.block = { number: allocate(), references: 0, content: Buffer.from(shared.encoded.block) };
-        blocks.push(shared.block.content);
+        shared.block = { number: first + placed.length, shared, references: 0 };
+        placed.push(shared.block);
       }
       shared.block.references += 1;
-      setReferences(shared.block.content, shared.block.references);
       this.#blockOfInode.set(inode, shared.block.number);
     }
-    return blocks;
+    for (const { shared, references } of placed)
+      yield encodeXattrBlock(layOutXattrs(shared.xattrs).inBlock, references);
   }
 
   /** The part in the inode. */
   body(inode: number): Buffer | undefined {
-    return this.#byInode.get(inode)?.encoded.body;
+    const shared = this.#byInode.get(inode);
+    if (!shared) return undefined;
+    if (!shared.body) {
+      const { inBody } = layOutXattrs(shared.xattrs);
+      if (inBody.length > 0) shared.body = encodeXattrBody(inBody);
+    }
+    return shared.body;
   }
 
   /** The placed block; 0 for none. */
@@ -70,7 +84,7 @@ export class XattrStore {
     return this.#blockOfInode.get(inode) ?? 0;
   }
 
-  /** Whether any inode has attributes. */
+  /** Whether no inode has attributes. */
   get isEmpty(): boolean {
     return this.#byInode.size === 0;
   }

@@ -22,26 +22,26 @@ const BODY_BYTES = INODE_BYTES - 128 - EXTRA_ISIZE;
 /** Extended attributes by full name (a byte string), without those in namespaces that Linux has not. */
 export type Xattrs = ReadonlyMap<string, Buffer>;
 
-/** A set of attributes as it is stored: part in the inode, the rest in a block of its own. */
-export interface EncodedXattrs {
-  /** What stands behind i_extra_isize. */
-  readonly body: Buffer | undefined;
-  readonly block: Buffer | undefined;
-}
-
-interface Attribute {
+/** One attribute as it is stored. */
+export interface Attribute {
   readonly index: number;
   /** The name behind the prefix, as bytes. */
   readonly name: Buffer;
   readonly value: Buffer;
 }
 
+/** Attributes by where they are stored: in the inode behind i_extra_isize, the rest in a block of its own. */
+export interface XattrLayout {
+  readonly inBody: readonly Attribute[];
+  readonly inBlock: readonly Attribute[];
+}
+
 /**
- * Encodes attributes. Those in namespaces that no Linux file system takes (a tar from macOS has `com.apple.*`) are left
- * out, as setxattr on extraction would do.
+ * Decides where attributes go. Those in namespaces that no Linux file system takes (a tar from macOS has `com.apple.*`)
+ * are left out, as they would be by extraction.
  * @throws LcowError BAD_TAR when they do not fit the inode and one block.
  */
-export function encodeXattrs(xattrs: Xattrs): EncodedXattrs {
+export function layOutXattrs(xattrs: Xattrs): XattrLayout {
   const attributes: Attribute[] = [];
   for (const [name, value] of xattrs) {
     const attribute = split(name, value);
@@ -65,10 +65,7 @@ export function encodeXattrs(xattrs: Xattrs): EncodedXattrs {
   }
   if (blockLeft < 0)
     throw new LcowError('BAD_TAR', `Its extended attributes need ${-blockLeft} bytes more than ext4 has room for.`);
-  return {
-    body: inBody.length > 0 ? encodeBody(inBody) : undefined,
-    block: inBlock.length > 0 ? encodeBlock(inBlock) : undefined,
-  };
+  return { inBody, inBlock };
 }
 
 function split(fullName: string, value: Buffer): Attribute | undefined {
@@ -91,7 +88,8 @@ function padded(bytes: number): number {
   return (bytes + 3) & ~3;
 }
 
-function encodeBody(attributes: readonly Attribute[]): Buffer {
+/** The part behind i_extra_isize. */
+export function encodeXattrBody(attributes: readonly Attribute[]): Buffer {
   const body = Buffer.alloc(BODY_BYTES);
   body.writeUInt32LE(MAGIC, 0);
   // Offsets count from the first entry. e_hash stays 0 here, as in what the kernel's tools write.
@@ -99,10 +97,11 @@ function encodeBody(attributes: readonly Attribute[]): Buffer {
   return body;
 }
 
-function encodeBlock(attributes: readonly Attribute[]): Buffer {
+/** @param references h_refcount: how many inodes share the block, at most {@link MAXIMUM_REFERENCES}. */
+export function encodeXattrBlock(attributes: readonly Attribute[], references: number): Buffer {
   const block = Buffer.alloc(BLOCK_BYTES);
   block.writeUInt32LE(MAGIC, 0); // h_magic
-  setReferences(block, 1);
+  block.writeUInt32LE(references, 4); // h_refcount
   block.writeUInt32LE(1, 8); // h_blocks
   const hashes = writeEntries(block, BLOCK_HEADER_BYTES, attributes);
   let hash = 0;
@@ -110,11 +109,6 @@ function encodeBlock(attributes: readonly Attribute[]): Buffer {
   // A block with an entry that has no hash is not to be shared: hash 0.
   block.writeUInt32LE(hashes.includes(0) ? 0 : hash, 12); // h_hash
   return block;
-}
-
-/** h_refcount: how many inodes share an attribute block. The kernel allows {@link MAXIMUM_REFERENCES}. */
-export function setReferences(block: Buffer, count: number): void {
-  block.writeUInt32LE(count, 4);
 }
 
 /** EXT4_XATTR_REFCOUNT_MAX */

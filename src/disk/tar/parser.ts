@@ -90,6 +90,8 @@ export class TarParser {
   #local: PaxAttributes | undefined;
   #longName: string | undefined;
   #longLink: string | undefined;
+  #globalBytes = 0;
+  #localBytes = 0;
 
   #sparse: SparseMap | undefined;
   #sparseIndex = 0;
@@ -214,7 +216,7 @@ export class TarParser {
       case TYPEFLAG.paxGlobal:
       case TYPEFLAG.gnuLongName:
       case TYPEFLAG.gnuLongLink:
-        if (size > EXTENSION_LIMIT_BYTES) throw this.#bad(`has an extension header of ${size} bytes`);
+        this.#countExtension(flag, size);
         this.#extension = Buffer.allocUnsafeSlow(size);
         this.#extensionFlag = flag;
         this.#extensionFilled = 0;
@@ -229,6 +231,14 @@ export class TarParser {
       default:
         return this.#startMember(flag, size);
     }
+  }
+
+  /** Extension headers add up, for one member and for the whole archive: both sums are bounded. */
+  #countExtension(flag: number, size: number): void {
+    const sum = size + (flag === TYPEFLAG.paxGlobal ? this.#globalBytes : this.#localBytes);
+    if (sum > EXTENSION_LIMIT_BYTES) throw this.#bad(`has extension headers of ${sum} bytes`);
+    if (flag === TYPEFLAG.paxGlobal) this.#globalBytes = sum;
+    else this.#localBytes = sum;
   }
 
   #startMember(flag: number, headerSize: number): boolean {
@@ -294,6 +304,7 @@ export class TarParser {
   }
 
   #forgetExtensions(): void {
+    this.#localBytes = 0;
     this.#local = undefined;
     this.#longName = undefined;
     this.#longLink = undefined;

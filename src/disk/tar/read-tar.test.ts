@@ -293,6 +293,18 @@ describe('damage', () => {
     ['a negative size', makeTar({ name: 'a', size: -5 })],
     ['a size of letters', makeTar({ name: 'a', alter: (header) => header.write('hello', 124) })],
     ['an extension header of 2 MiB', makeTar({ name: 'a', type: 'x', content: Buffer.alloc(2 << 20) }, { name: 'b' })],
+    [
+      'extension headers of 2 MiB in sum, for one member',
+      makeTar(...Array.from({ length: 4 }, () => ({ name: 'a', type: 'x', content: Buffer.alloc(1 << 19) })), {
+        name: 'b',
+      }),
+    ],
+    [
+      'global headers of 2 MiB in sum',
+      makeTar(...Array.from({ length: 4 }, () => ({ name: 'a', type: 'g', content: Buffer.alloc(1 << 19) })), {
+        name: 'b',
+      }),
+    ],
     ['an extension header for nothing', makeTar({ name: 'a', type: 'L', content: 'name\0' })],
     ['a path of 40,000 bytes', makeTar({ name: 'a', pax: { path: 'x/'.repeat(20_000) } })],
     ['content behind one block of zeros', Buffer.concat([Buffer.alloc(512), makeTar({ name: 'a' })])],
