@@ -35,24 +35,24 @@ export function isLoopback(hostname: string): boolean {
  * is never reached by a proxy. Redirects and statuses are the caller's business.
  */
 export class RegistryTransport implements AsyncDisposable {
-  readonly #direct: Dispatcher;
-  readonly #proxied: Dispatcher;
+  readonly #options: Agent.Options & { connect: { timeout: number; rejectUnauthorized: boolean } };
+  #direct: Dispatcher | undefined;
+  #proxied: Dispatcher | undefined;
 
   /** @param verify Whether servers have to prove who they are by a certificate. */
   constructor(verify: boolean) {
     const idle = timeoutMs('registryIdle');
     const connect = { timeout: timeoutMs('registryConnect'), rejectUnauthorized: verify };
-    const options = { connect, headersTimeout: idle, bodyTimeout: idle };
-    this.#direct = new Agent(options);
-    this.#proxied = new EnvHttpProxyAgent({ ...options, requestTls: connect });
+    this.#options = { connect, headersTimeout: idle, bodyTimeout: idle };
   }
 
   /** @throws LcowError REGISTRY_UNREACHABLE with the transport's reason as cause; CANCELLED. */
   async send(url: URL, message: HttpRequest, signal?: AbortSignal): Promise<HttpResponse> {
     throwIfAborted(signal);
+    const dispatcher = isLoopback(url.hostname) ? this.#directly() : this.#throughProxy();
     try {
       const { statusCode, headers, body } = await request(url, {
-        dispatcher: isLoopback(url.hostname) ? this.#direct : this.#proxied,
+        dispatcher,
         method: message.method,
         headers: { 'user-agent': 'lcow', ...message.headers },
         ...(message.body !== undefined && { body: message.body }),
@@ -65,9 +65,21 @@ export class RegistryTransport implements AsyncDisposable {
     }
   }
 
+  #directly(): Dispatcher {
+    return (this.#direct ??= new Agent(this.#options));
+  }
+
+  #throughProxy(): Dispatcher {
+    try {
+      return (this.#proxied ??= new EnvHttpProxyAgent({ ...this.#options, requestTls: this.#options.connect }));
+    } catch (cause) {
+      throw new LcowError('INVALID_ARGUMENT', 'HTTP_PROXY or HTTPS_PROXY is not the URL of a proxy.', { cause });
+    }
+  }
+
   /** Breaks what is still under way. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([this.#direct.destroy(), this.#proxied.destroy()]);
+    await Promise.all([this.#direct?.destroy(), this.#proxied?.destroy()]);
   }
 }
 
