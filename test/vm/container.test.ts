@@ -10,6 +10,7 @@ import { PassThrough, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { Cmd, command, commandContext } from '../../src/cmd/index.js';
+import { isLcowError } from '../../src/errors/index.js';
 import type { Container } from '../../src/gcs/index.js';
 import { initDriver, type Driver } from '../../src/graphdriver/index.js';
 import {
@@ -20,6 +21,7 @@ import {
   type DefaultSpecOptions,
 } from '../../src/hcsoci/index.js';
 import { addNamespaceEndpoint, createNamespace, createNatEndpoint } from '../../src/hns/index.js';
+import { createProcess } from '../../src/lcow/index.js';
 import { Scope } from '../../src/lifetime/index.js';
 import { createUtilityVM, type UtilityVM } from '../../src/uvm/index.js';
 import { busyboxRoot, layerTar } from '../support/busybox-layers.js';
@@ -93,7 +95,12 @@ async function create(args: string[], wish: Wish = {}): Promise<Container> {
     ...(consoleSize ? { consoleSize } : {}),
   });
   made.defer(() => releaseResources(resources, vm, true));
-  made.defer(() => container.delete({ force: true }));
+  made.defer(() =>
+    container.delete({ force: true }).catch((error: unknown) => {
+      // With the utility VM the container has gone.
+      if (!isLcowError(error, 'GUEST_UNREACHABLE')) throw error;
+    }),
+  );
   return container;
 }
 
@@ -369,6 +376,25 @@ describe('the network of a container', () => {
   });
 });
 
+describe('createProcess of the first LCOW package', () => {
+  it('runs a program of the utility VM with bounded copies', async () => {
+    const out = new PassThrough();
+    const { process, byteCounts } = await createProcess({
+      hcsSystem: vm,
+      process: { args: ['/bin/sh', '-c', 'cat; echo err >&2'], cwd: '/' },
+      createInUtilityVm: true,
+      stdin: Readable.from([Buffer.from('0123456789')]),
+      stdout: out,
+      stderr: new PassThrough().resume(),
+      byteCounts: { In: 7 },
+    });
+    made.defer(() => process.close());
+    expect(byteCounts).toEqual({ In: 7, Out: 7, Err: 4 });
+    expect((out.read() as Buffer).toString()).toBe('0123456');
+    expect(await process.wait()).toMatchObject({ exitCode: 0 });
+  });
+});
+
 describe('when all containers have been released', () => {
   it('the utility VM has no disk, no mount, no namespace and no process of theirs', async () => {
     expect(await inVm('ls /sys/class/scsi_device')).toBe('');
@@ -388,5 +414,19 @@ describe('when all containers have been released', () => {
     });
     made.defer(() => disk.release());
     expect([disk.controller, disk.lun]).toEqual([0, 0]);
+  });
+});
+
+describe('when the utility VM is killed', () => {
+  it('a command that waits fails, saying -1, and everything can be released', async () => {
+    const container = await sleeping();
+    const cmd = command(container, 'cat');
+    cmd.stdin = new PassThrough();
+    cmd.stdout = new PassThrough();
+    await cmd.start();
+    process.kill((await vm.properties()).processId!, 'SIGKILL');
+    await expect(cmd.wait()).rejects.toMatchObject({ code: 'GUEST_UNREACHABLE' });
+    expect(cmd.exitState).toMatchObject({ exitCode: -1 });
+    expect((await vm.wait()).kind).toBe('unexpected');
   });
 });
