@@ -1,5 +1,13 @@
 import { Command } from 'commander';
-import { Engine, linuxSignal, parseCpus, parseSize, startFailureExitCode, type Supervisor } from '../engine/index.js';
+import {
+  Engine,
+  linuxSignal,
+  openLog,
+  parseCpus,
+  parseSize,
+  startFailureExitCode,
+  type Supervisor,
+} from '../engine/index.js';
 import { CommandFailure, ENGINE_FAILURE, ExitWith } from './failure.js';
 import { abortOnSignals } from './interruption.js';
 import { parsed, repeated } from './options.js';
@@ -122,6 +130,7 @@ async function start(engine: Engine, id: string, options: RunOptions): Promise<S
   try {
     return await engine.supervise(id, {
       signal: interruption.signal,
+      log: await openLog('silent'),
       attach: {
         stdout: process.stdout,
         stderr: process.stderr,

@@ -2,7 +2,7 @@ import { rm } from 'node:fs/promises';
 import { isLcowError, LcowError } from '../errors/index.js';
 import type { OciProcess } from '../gcs/index.js';
 import { initDriver, type Driver } from '../graphdriver/index.js';
-import { sweepComputeSystems } from '../hcs/index.js';
+import { sweepComputeSystems, type Logger } from '../hcs/index.js';
 import { ImageStore, topLayerId, type Image, type PullOptions, type RemovedImage } from '../images/index.js';
 import { delay, timeoutMs } from '../lifetime/index.js';
 import { isAlive, stateFolders, type StateFolders } from '../state/index.js';
@@ -111,7 +111,10 @@ export class Engine {
   }
 
   /** Starts a created container in this process, which owns it from now on. */
-  async supervise(id: string, options: { attach?: AttachedStreams; signal?: AbortSignal } = {}): Promise<Supervisor> {
+  async supervise(
+    id: string,
+    options: { attach?: AttachedStreams; signal?: AbortSignal; log?: Logger } = {},
+  ): Promise<Supervisor> {
     const { config } = await this.#store.get(id);
     // Only who runs a container needs the rooms that a VM needs.
     const { Supervisor } = await import('./supervisor.js');
@@ -170,9 +173,13 @@ export class Engine {
   /** Stops a container and waits until it is over. One that does not run is left alone, as docker does. */
   async stop(nameOrId: string, graceMs = this.stopGraceMs): Promise<void> {
     const { config, state } = await this.#store.resolve(nameOrId);
-    if (state.status !== 'running') return;
-    await using client = await this.connect(config.id);
-    await client.stop(graceMs);
+    if (state.status === 'starting') {
+      // It has no process to stop yet: its owner gives the start up.
+      if (state.supervisor && isAlive(state.supervisor)) process.kill(state.supervisor.pid, 'SIGTERM');
+    } else if (state.status === 'running') {
+      await using client = await this.connect(config.id);
+      await client.stop(graceMs);
+    }
     await this.#untilOver(config.id);
   }
 
@@ -187,8 +194,13 @@ export class Engine {
    * @returns its exit code.
    */
   async wait(nameOrId: string): Promise<number> {
-    const { config } = await this.#store.resolve(nameOrId);
-    return this.#untilOver(config.id);
+    const { config, state } = await this.#store.resolve(nameOrId);
+    if (state.status !== 'running') return this.#untilOver(config.id);
+    // Asked of its owner: with --rm there is nothing left to read the code from afterwards.
+    await using client = await this.connect(config.id);
+    const exitCode = await client.wait();
+    await this.#untilOver(config.id);
+    return exitCode;
   }
 
   /**
@@ -260,7 +272,7 @@ export class Engine {
       }
       const { status, supervisor, exitCode } = record.state;
       const removing = record.config.autoRemove && supervisor && isAlive(supervisor);
-      if (status === 'exited' && !removing) return exitCode ?? 0;
+      if (status !== 'starting' && status !== 'running' && !removing) return exitCode ?? 0;
       await delay(20);
     }
   }

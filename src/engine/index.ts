@@ -6,6 +6,7 @@ export { ControlClient, type RemoteExec } from './control-client.js';
 export type { Supervisor, AttachedStreams } from './supervisor.js';
 export { startFailureExitCode } from './start-failure.js';
 export type { LogEntry, LogSource } from './log-file.js';
+export { openLog } from './log.js';
 export { parseCpus, parseSize } from './size.js';
 export { linuxSignal, signalNumber } from './signals.js';
 export { diagnose, type DiagnoseOptions, type Finding } from './diagnosis.js';

@@ -2,6 +2,7 @@
 import { LcowError } from '../errors/index.js';
 import { Engine } from './engine.js';
 import type { StartReport } from './detached.js';
+import { openLog } from './log.js';
 
 const id = process.argv[2];
 // The starter may go away at any time after the report.
@@ -21,7 +22,7 @@ async function report(message: StartReport): Promise<void> {
 try {
   if (!id) throw new LcowError('INVALID_ARGUMENT', 'The id of a container is missing.');
   const engine = await Engine.open();
-  const supervisor = await engine.supervise(id, { signal: abort.signal });
+  const supervisor = await engine.supervise(id, { signal: abort.signal, log: await openLog('info') });
   await report({ ok: true });
   if (process.connected) process.disconnect();
   // A request to end stops the container first, as any owner would.

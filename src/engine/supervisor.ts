@@ -6,6 +6,7 @@ import { createContainer, defaultLinuxSpec, releaseResources } from '../hcsoci/i
 import { addNamespaceEndpoint, createNamespace, createNatEndpoint, removeNamespace } from '../hns/index.js';
 import { Scope, timeoutMs } from '../lifetime/index.js';
 import { ownIdentity, type StateFolders } from '../state/index.js';
+import type { Logger } from '../hcs/index.js';
 import { createUtilityVM, type UtilityVM } from '../uvm/index.js';
 import type { Driver } from '../graphdriver/index.js';
 import type { ContainerConfig, ContainerState } from './container-record.js';
@@ -31,11 +32,13 @@ export interface SupervisorOptions {
   readonly config: ContainerConfig;
   readonly attach?: AttachedStreams;
   readonly signal?: AbortSignal;
+  readonly log?: Logger;
 }
 
 /** Memory of a utility VM beside what the container may use: kernel, agent, page tables. */
 const GUEST_OVERHEAD_MB = 192;
 const DEFAULT_MEMORY_MB = 1024;
+const DISKS_PER_CONTROLLER = 64;
 
 /**
  * Owns one container's utility VM from start to end: the process that holds a Supervisor is the one whose death ends the
@@ -70,15 +73,17 @@ export class Supervisor {
       await supervisor.#start();
       return supervisor;
     } catch (error) {
-      await supervisor.#scope.release().catch((cleanup: unknown) => {
-        throw new AggregateError([error, cleanup], errorMessage(error));
-      });
-      await store.update(config.id, () => ({
-        status: 'created',
-        exitCode: startFailureExitCode(error),
-        error: errorMessage(error),
-      }));
-      throw error;
+      // The record comes last: "created" says that nothing is left of the attempt.
+      const recorded = new Scope();
+      recorded.defer(() =>
+        store.update(config.id, () => ({
+          status: 'created',
+          exitCode: startFailureExitCode(error),
+          error: errorMessage(error),
+        })),
+      );
+      recorded.defer(() => supervisor.#scope.release());
+      return await recorded.undo(error);
     }
   }
 
@@ -101,7 +106,7 @@ export class Supervisor {
   }
 
   async #start(): Promise<void> {
-    const { config, folders, store, driver, attach, signal } = this.#options;
+    const { config, folders, store, driver, attach, signal, log } = this.#options;
     const scope = this.#scope;
     const abort = signal ? { signal } : {};
 
@@ -118,6 +123,9 @@ export class Supervisor {
       memorySizeInMB: utilityVmMemory(config.memoryBytes),
       ...(config.nanoCpus > 0 ? { processorCount: Math.ceil(config.nanoCpus / 1e9) } : {}),
       networkAdapters: [endpoint],
+      // Each costs time at the boot: as many as the layers and the scratch need.
+      scsiControllerCount: Math.ceil((config.layerIds.length + 1) / DISKS_PER_CONTROLLER),
+      ...(log ? { log } : {}),
     });
     const vm = this.#vm;
     scope.defer(() => vm.close());
@@ -147,8 +155,8 @@ export class Supervisor {
       ...(attach?.consoleSize ? { consoleSize: attach.consoleSize } : {}),
       ...abort,
     });
-    // Only what a later start needs intact is released with care: the VM itself is about to go.
-    scope.defer(() => releaseResources(resources, vm, false));
+    // The VM is about to go, and takes all of it along; only a writable layer that is kept has to be unmounted first.
+    if (!config.autoRemove) scope.defer(() => releaseResources(resources, vm, false));
     this.#container = container;
     this.#log = await LogWriter.open(store.logFile(config.id));
     scope.defer(() => this.#log!.close());

@@ -35,8 +35,8 @@ export interface UtilityVMOptions {
   consolePipe?: string;
   /** Whether the VM lives on when this process ends. Default false: it ends with its owner, even one killed by SIGKILL. */
   detached?: boolean;
-  /** Folder for sockets: `runtime` of the state folders. */
-  runtimeFolder: string;
+  /** Folder for sockets; `runtime` of the state folders when not given. */
+  runtimeFolder?: string;
   /** Folder for accelerator verdicts; `cache` of the state folders when not given. */
   cacheFolder?: string;
   /** Forces an accelerator, untried. */

@@ -63,7 +63,7 @@ export interface UtilityVMProperties {
  * @throws LcowError INVALID_ARGUMENT, NOT_SUPPORTED, ALREADY_EXISTS, GUEST_IMAGE_MISSING, QEMU_MISSING, NO_ACCELERATOR,
  * IO_FAILED, TIMED_OUT, CANCELLED. Nothing is left behind then.
  */
-export async function createUtilityVM(options: UtilityVMOptions): Promise<UtilityVM> {
+export async function createUtilityVM(options: UtilityVMOptions = {}): Promise<UtilityVM> {
   const bootFiles = bootFilesOf(options);
   const log = options.log ?? NO_LOG;
   const cacheFolder = options.cacheFolder ?? stateFolders().cache;
@@ -78,7 +78,7 @@ export async function createUtilityVM(options: UtilityVMOptions): Promise<Utilit
     }));
   const resolved = resolveOptions(options, accelerator);
   const system = await createComputeSystem(resolved.id, buildDocument(resolved), {
-    runtimeFolder: options.runtimeFolder,
+    runtimeFolder: options.runtimeFolder ?? stateFolders().runtime,
     cacheFolder,
     detached: resolved.detached,
     accelerator,
