@@ -7,16 +7,16 @@ const BLANK = 0x20;
 const XATTR_PREFIX = 'SCHILY.xattr.';
 const SPARSE_PREFIX = 'GNU.sparse.';
 
-/** What pax records say about a member: only the keys that mean something to us. */
+/** What pax records say about a member: only the keys that mean something to us. `undefined` is a value taken back. */
 export interface PaxAttributes {
-  path?: string;
-  linkPath?: string;
-  size?: number;
-  uid?: number;
-  gid?: number;
-  mtime?: { seconds: number; nanoseconds: number };
-  atime?: { seconds: number; nanoseconds: number };
-  ctime?: { seconds: number; nanoseconds: number };
+  path?: string | undefined;
+  linkPath?: string | undefined;
+  size?: number | undefined;
+  uid?: number | undefined;
+  gid?: number | undefined;
+  mtime?: { seconds: number; nanoseconds: number } | undefined;
+  atime?: { seconds: number; nanoseconds: number } | undefined;
+  ctime?: { seconds: number; nanoseconds: number } | undefined;
   xattrs?: Map<string, Buffer>;
   /** GNU.sparse.* records in order, keys without that prefix. */
   sparse?: [key: string, value: string][];
@@ -24,7 +24,7 @@ export interface PaxAttributes {
 
 /**
  * Applies the payload of a pax header (POSIX pax, "pax Header Block") to attributes: records of `length key=value\n`,
- * of which a later one wins and an empty value takes an earlier one back.
+ * of which a later one wins; an empty value takes an earlier one back, that of a global header too.
  * @throws LcowError BAD_TAR, its message ending in `where`.
  */
 export function applyPaxRecords(payload: Buffer, into: PaxAttributes, where: string): void {
@@ -38,7 +38,7 @@ export function applyPaxRecords(payload: Buffer, into: PaxAttributes, where: str
     if (length === undefined || end > payload.length || end <= blank + 2 || payload[end - 1] !== NEWLINE)
       throw new LcowError('BAD_TAR', `A pax record has a wrong length ${where}.`);
     const equals = payload.indexOf(EQUALS, blank + 1);
-    if (equals < 0 || equals >= end - 1 + 0 || equals === blank + 1)
+    if (equals < 0 || equals >= end - 1 || equals === blank + 1)
       throw new LcowError('BAD_TAR', `A pax record has no key ${where}.`);
     applyRecord(payload.toString('latin1', blank + 1, equals), payload.subarray(equals + 1, end - 1), into, where);
     at = end;
@@ -48,33 +48,26 @@ export function applyPaxRecords(payload: Buffer, into: PaxAttributes, where: str
 function applyRecord(key: string, value: Buffer, into: PaxAttributes, where: string): void {
   switch (key) {
     case 'path':
-      set(into, 'path', textOf(key, value, where));
+      into.path = textOf(key, value, where);
       return;
     case 'linkpath':
-      set(into, 'linkPath', textOf(key, value, where));
+      into.linkPath = textOf(key, value, where);
       return;
     case 'size':
     case 'uid':
     case 'gid':
-      set(into, key, value.length === 0 ? undefined : valid(key, parseDecimal(value.toString('latin1')), where));
+      into[key] = value.length === 0 ? undefined : valid(key, parseDecimal(value.toString('latin1')), where);
       return;
     case 'mtime':
     case 'atime':
     case 'ctime':
-      set(into, key, value.length === 0 ? undefined : valid(key, parsePaxTime(value.toString('latin1')), where));
+      into[key] = value.length === 0 ? undefined : valid(key, parsePaxTime(value.toString('latin1')), where);
       return;
     default:
       if (key.startsWith(XATTR_PREFIX)) applyXattr(key.slice(XATTR_PREFIX.length), value, into, where);
       else if (key.startsWith(SPARSE_PREFIX))
         (into.sparse ??= []).push([key.slice(SPARSE_PREFIX.length), textOf(key, value, where) ?? '']);
   }
-}
-
-function set<K extends keyof PaxAttributes>(into: PaxAttributes, key: K, value: PaxAttributes[K] | undefined): void {
-  if (value === undefined) {
-    // Not delete: a fixed shape keeps the object fast, but absent keys must read as undefined either way.
-    Reflect.deleteProperty(into, key);
-  } else into[key] = value;
 }
 
 function applyXattr(name: string, value: Buffer, into: PaxAttributes, where: string): void {

@@ -136,12 +136,14 @@ describe('header fields', () => {
       { name: 'second', uid: 1 },
       { name: 'third', uid: 1, pax: { uid: '3' } },
       { name: 'fourth', uid: 1, pax: { uid: '' } },
+      { name: 'fifth', uid: 1 },
     );
     expect((await readAll(tar)).map(({ path, uid }) => [path, uid])).toEqual([
       ['first', 1],
       ['second', 9],
       ['third', 3],
-      ['fourth', 9],
+      ['fourth', 1],
+      ['fifth', 9],
     ]);
   });
 
