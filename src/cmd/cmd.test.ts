@@ -83,6 +83,12 @@ function exit({ stdout, stderr }: Streams, code: number): number {
   return code;
 }
 
+/** Waits until the host has broken the pipe, which it says by an error. */
+async function broken(stream: PassThrough): Promise<void> {
+  await new Promise((resolve) => stream.once('close', resolve));
+  expect(stream.errored).not.toBeNull();
+}
+
 const cat = async (streams: Streams): Promise<number> => {
   for await (const chunk of streams.stdin) if (!streams.stdout.write(chunk)) await once(streams.stdout, 'drain');
   return exit(streams, 0);
@@ -216,7 +222,7 @@ describe('a command', () => {
   it('breaks the pipe of the process when the reader goes away, and reports only what the process makes of it', async () => {
     const host = hostOf(async (streams) => {
       streams.stdout.write('more and more');
-      await once(streams.stdout, 'close');
+      await broken(streams.stdout);
       return exit(streams, 141);
     });
     const gone = new Writable({
@@ -241,7 +247,7 @@ describe('a command', () => {
     const host = (code: number): ProcessHost =>
       hostOf(async (streams) => {
         streams.stdout.write('data');
-        await once(streams.stdout, 'close');
+        await broken(streams.stdout);
         return exit(streams, code);
       });
     await expect(new Cmd({ host: host(0), spec, stdout: sink() }).run()).rejects.toBe(full);
