@@ -1,7 +1,6 @@
-import { createReadStream } from 'node:fs';
 import { Command } from 'commander';
 import prettyBytes from 'pretty-bytes';
-import { createScratch, tarToVhd, vhdInfo } from '../disk/index.js';
+import { createScratch, readFileChunks, tarToVhd, vhdInfo } from '../disk/index.js';
 import { parseSize } from '../engine/index.js';
 import { asIoError } from '../state/index.js';
 import { abortOnSignals } from './interruption.js';
@@ -30,7 +29,7 @@ function tar2vhdCommand(): Command {
       async (options: { output: string; input?: string; keepWhiteouts?: boolean; footer: boolean; json?: boolean }) => {
         using interruption = abortOnSignals();
         using _spinner = spinner(`Converting to ${options.output}`);
-        const source = options.input ? createReadStream(options.input, { highWaterMark: 1 << 20 }) : process.stdin;
+        const source = options.input ? readFileChunks(options.input) : process.stdin;
         try {
           const made = await tarToVhd(source, options.output, {
             convertWhiteout: !options.keepWhiteouts,

@@ -14,7 +14,6 @@ import type { RootfsConfig } from './import/rootfs.js';
 import { inspectImage, type ImageInspect } from './inspect.js';
 import { hostPlatform, parsePlatform, type Platform } from './platform.js';
 import type { ProgressListener } from './progress.js';
-import { pullImage } from './pull.js';
 import { familiarName, familiarReference, formatReference, parseReference, repositoryName } from './reference.js';
 import type { RegistryOptions } from './registry/client.js';
 import { Unpacker, type LayerStore } from './unpack.js';
@@ -103,6 +102,8 @@ export class ImageStore {
       const current = (await this.#content.index.read()).find((entry) => entry.name === name);
       const { onProgress, signal, credentials, insecure, retries } = options;
       const context = { content: this.#content, unpacker: this.#unpacker, lease, platform, current };
+      // The registry client takes long to load, and most commands need none.
+      const { pullImage } = await import('./pull.js');
       const outcome = await pullImage(reference, { ...context, onProgress, signal, credentials, insecure, retries });
       if (outcome.kind === 'pulled') await this.#name([{ name, image: outcome.image }]);
       const image = await this.resolve(name);
