@@ -81,7 +81,7 @@ if (!only || only === 'checks') {
   check('format', bin('prettier'), ['--check', '--log-level=warn', '.']);
   check('types', bin('tsc'), ['-p', 'tsconfig.json']);
   check('lint', bin('eslint'), ['.']);
-  check('layers', bin('depcruise'), ['--config', '.dependency-cruiser.mjs', 'src']);
+  check('layers', bin('depcruise'), ['--config', '.dependency-cruiser.mjs', 'src', 'guest/image', 'bench']);
   check('generated messages', process.execPath, ['scripts/proto.mjs', '--check']);
 }
 if (!only || only === 'agent') await goTest();

@@ -8,7 +8,8 @@ import { withLock } from '../../src/state/index.js';
 import { agentSources } from './agent.js';
 import { cacheFolder } from './download.js';
 import { plannedGo, requiredGo } from './go-toolchain.js';
-import { GUEST_FILES, inputsDigest, isUpToDate, readManifest, type GuestManifest } from './manifest.js';
+import { inputsDigest } from './inputs.js';
+import { GUEST_FILES, isUpToDate, readManifest, type GuestManifest } from './manifest.js';
 
 const USAGE = `Usage: npm run build:guest -- [options]
   --out DIR   where to put the image (guest/out)

@@ -6,7 +6,7 @@ import { Compiler, COMPILER_PACKAGES } from './compiler.js';
 import { readTarXz } from './deb.js';
 import { cacheFolder, type Report } from './download.js';
 import { interpreter } from './elf.js';
-import { inputsDigest } from './manifest.js';
+import { inputsDigest } from './inputs.js';
 import { applyPatch } from './patch.js';
 
 /** Packages to build crun with, besides its source. */

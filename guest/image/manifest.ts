@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { PinnedPackage } from './packages.js';
@@ -21,17 +20,6 @@ export interface GuestManifest {
   readonly crun: 'static' | 'dynamic';
   /** What the image was built from. */
   readonly packages: readonly PinnedPackage[];
-}
-
-/** One digest over names and contents, in the order given. */
-export async function inputsDigest(files: readonly string[], facts: readonly string[]): Promise<string> {
-  const hash = createHash('sha256');
-  for (const path of files) {
-    const content = await readFile(path);
-    hash.update(`${content.length}:`).update(content);
-  }
-  for (const fact of facts) hash.update(`${fact}\n`);
-  return hash.digest('hex');
 }
 
 /** The manifest of a folder, or undefined when there is none that can be read. */

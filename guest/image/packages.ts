@@ -1,9 +1,10 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { writeFileAtomic } from '../../src/state/index.js';
 import { readDeb } from './deb.js';
 import { CRUN_BUILD_PACKAGES } from './crun.js';
-import { cachedDeb, fetchDeb, findSource, PackageIndex, type DebianPackage } from './debian-archive.js';
+import { cachedDeb, fetchDeb, findSource, mirrorOf, PackageIndex, type DebianPackage } from './debian-archive.js';
 import { isCached, NotOnServer, type Report } from './download.js';
 import { userland, type PackageFile } from './userland.js';
 
@@ -63,12 +64,18 @@ export async function updateLock(path: string, report: Report): Promise<void> {
   for (const { name, version } of pinned) report(`pinned ${name} ${version}`);
 }
 
-/** Fetches packages into the cache, a few at a time. */
+/** Fetches packages into the cache, a few at a time. Tells of the whole and, on failure, of the package that failed. */
 async function fetchPackages(packages: readonly PinnedPackage[], report: Report): Promise<FetchedPackages> {
   const fetched = new Map<PinnedPackage, string>();
   const waiting = [...packages];
+  const absent = packages.filter((pkg) => !existsSync(cachedDeb(pkg)));
+  if (absent.length > 0) {
+    const megabytes = absent.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) / 1e6;
+    const mirrors = new Set(absent.map(({ archive }) => mirrorOf(archive)));
+    report(`downloading ${absent.length} Debian packages (${megabytes.toFixed(1)} MB) from ${[...mirrors].join(', ')}`);
+  }
   const worker = async (): Promise<void> => {
-    for (let pkg = waiting.shift(); pkg; pkg = waiting.shift()) fetched.set(pkg, await fetchDeb(pkg, report));
+    for (let pkg = waiting.shift(); pkg; pkg = waiting.shift()) fetched.set(pkg, await fetchDeb(pkg, () => {}));
   };
   const results = await Promise.allSettled(
     Array.from({ length: 4 }, async () =>
