@@ -388,6 +388,16 @@ func TestProcessGoesOnWhenTheHostResetsItsOutput(t *testing.T) {
 	}
 }
 
+func TestPipeOfAProcessBreaksWhenItsReaderOnTheHostHasGone(t *testing.T) {
+	h := newHost(t, true)
+	p := spawn(t, Streams{Stdout: h.stream(3)}, "sh", "-c", "while echo word; do :; done 2>&1; exit 0")
+	h.until("output", func() bool { return len(h.received[3]) > 0 })
+	h.frame(3, 5, []byte{0, 0, 0, 3})
+	if code := exitCode(t, p); code != 128+uint32(unix.SIGPIPE) {
+		t.Fatal(code)
+	}
+}
+
 func TestSecondAttachmentResetsTheFirst(t *testing.T) {
 	o, w := output(t)
 	h := newHost(t, true)

@@ -154,11 +154,18 @@ func (e *events) wait(interval time.Duration) {
 	}
 }
 
-// withDisk retries an operation on a disk that has appeared but cannot be opened yet.
+// firstReadLimit is how long a disk may fail to be read at first: when many are attached at once, the scans of the bus
+// now and then spoil a read.
+const firstReadLimit = time.Second
+
+// withDisk retries an operation on a disk that has appeared but cannot be opened or read yet.
 func withDisk(ctx context.Context, operation func() error) error {
+	begun := time.Now()
 	for wait := time.Millisecond; ; wait = min(wait*2, 50*time.Millisecond) {
 		err := operation()
-		if err != unix.ENXIO && err != unix.ENOENT && err != unix.ENOMEDIUM {
+		switch {
+		case err == unix.EIO && time.Since(begun) < firstReadLimit:
+		case err != unix.ENXIO && err != unix.ENOENT && err != unix.ENOMEDIUM:
 			return err
 		}
 		select {
