@@ -1,4 +1,8 @@
+import { delimiter } from 'node:path';
 import { defineConfig } from 'vitest/config';
+
+// Users of Debian have no sbin folders on their PATH; e2fsck, mke2fs and debugfs are there.
+process.env['PATH'] = [process.env['PATH'], '/usr/sbin', '/sbin'].join(delimiter);
 
 // Three kinds: unit tests stand beside their source; vm tests start real VMs; stress tests are long and not part of `npm test`.
 // Forks, not threads: QEMU is tied to the life of the thread that spawned it (PR_SET_PDEATHSIG).

@@ -1,11 +1,13 @@
 // Sets everything up, idempotently: `node scripts/setup.mjs run` what running a container needs, `… test` what the
-// tests need as well. Plain Node, no dependency: it runs before npm install. A step whose inputs are unchanged is skipped.
+// tests need as well. Plain Node, no dependency: it runs before npm install. A step whose inputs are unchanged is skipped;
+// one that was interrupted leaves no stamp and is done again.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
-const root = new URL('..', import.meta.url).pathname;
+const root = fileURLToPath(new URL('..', import.meta.url));
 const level = process.argv[2] ?? 'run';
 const stamps = join(root, 'node_modules', '.cache', 'lcow-setup');
 
@@ -25,11 +27,14 @@ const PROGRAMS = {
     skopeo: 'skopeo',
     'docker-registry': 'docker-registry',
     mmdebstrap: 'mmdebstrap',
+    // With these two mmdebstrap needs neither root nor user namespaces.
+    fakeroot: 'fakeroot',
+    fakechroot: 'fakechroot',
     busybox: 'busybox-static',
     zstd: 'zstd',
     python3: 'python3',
     cpio: 'cpio',
-    unshare: 'util-linux',
+    script: 'bsdutils',
   },
 };
 
@@ -38,10 +43,12 @@ function fail(sentence) {
   process.exit(1);
 }
 
-function run(command, args, options = {}) {
-  const result = spawnSync(command, args, { cwd: root, stdio: 'inherit', ...options });
-  if (result.error) fail(`${command} cannot be started: ${result.error.message}`);
-  if (result.status !== 0) fail(`${[command, ...args].join(' ')} failed with exit code ${result.status}.`);
+/** Runs a program in the project's folder; when it fails, ends with what failed and the hint. */
+function run(command, args, hint = '') {
+  const result = spawnSync(command, args, { cwd: root, stdio: 'inherit' });
+  if (result.status === 0) return;
+  const why = result.error?.message ?? (result.signal ? `ended by ${result.signal}` : `exit code ${result.status}`);
+  fail(`${[command.replace(root, ''), ...args].join(' ')} failed: ${why}.${hint && `\n${hint}`}`);
 }
 
 /** Finds a program on PATH and in the sbin folders that users often lack there. */
@@ -51,36 +58,38 @@ function has(program) {
   return folders.some((folder) => existsSync(join(folder, program)));
 }
 
-/** A digest over names, sizes and times of files: cheap, and changes whenever a file was written. */
+/** A digest over names and contents of the sources, less what the steps themselves make. */
 function fingerprint(paths) {
   const hash = createHash('sha256');
   const visit = (path) => {
-    const stat = statSync(path, { throwIfNoEntry: false });
+    const stat = statSync(join(root, path), { throwIfNoEntry: false });
     if (!stat) {
       hash.update(`${path} missing\n`);
     } else if (stat.isDirectory()) {
-      for (const name of readdirSync(path).sort()) {
-        if (name !== 'out' && name !== 'node_modules') visit(join(path, name));
+      for (const name of readdirSync(join(root, path)).sort()) {
+        if (name !== 'out' && name !== 'node_modules') visit(`${path}/${name}`);
       }
     } else {
-      hash.update(`${path} ${stat.size} ${stat.mtimeMs}\n`);
+      hash.update(`${path} ${stat.size}\n`).update(readFileSync(join(root, path)));
     }
   };
-  for (const path of paths) visit(join(root, path));
+  paths.forEach(visit);
   return hash.digest('hex');
 }
 
 function step(name, title, inputs, outputs, work) {
   const stampFile = join(stamps, name);
-  const fresh =
+  const wanted = fingerprint(inputs);
+  const isFresh =
     outputs.every((output) => existsSync(join(root, output))) &&
     existsSync(stampFile) &&
-    readFileSync(stampFile, 'utf8') === fingerprint(inputs);
-  if (fresh) return;
+    readFileSync(stampFile, 'utf8') === wanted;
+  if (isFresh) return;
   console.error(`set-up: ${title}`);
   work();
   mkdirSync(stamps, { recursive: true });
-  writeFileSync(stampFile, fingerprint(inputs));
+  // What it was before the work: a source changed meanwhile is taken up by the next run.
+  writeFileSync(stampFile, wanted);
 }
 
 function checkNode() {
@@ -90,64 +99,80 @@ function checkNode() {
   }
 }
 
+/** What to put before a command for it to run as root, or undefined where only a person can do that. */
+function rootPrefix() {
+  if (process.getuid?.() === 0) return [];
+  if (!has('sudo')) return undefined;
+  // sudo forgets the environment; apt must not ask, and may need a proxy.
+  const kept = Object.keys(process.env).filter((name) => /^(https?|ftp|no)_proxy$/i.test(name));
+  const env = ['env', 'DEBIAN_FRONTEND=noninteractive', ...kept.map((name) => `${name}=${process.env[name]}`)];
+  if (spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0) return ['sudo', '-n', ...env];
+  return process.stdin.isTTY && process.stderr.isTTY ? ['sudo', ...env] : undefined;
+}
+
 function installPrograms() {
   const wanted = { ...PROGRAMS.run, ...(level === 'test' ? PROGRAMS.test : {}) };
   const missing = Object.keys(wanted).filter((program) => !has(program));
   if (missing.length === 0) return;
   const packages = [...new Set(missing.map((program) => wanted[program]))];
-  const asRoot = process.getuid?.() === 0 ? [] : ['sudo'];
-  const manual = `${[...asRoot, 'apt-get', 'install', '--no-install-recommends', ...packages].join(' ')}`;
+  const absent = `These programs are missing: ${missing.join(', ')}.`;
   if (!has('apt-get')) {
-    fail(
-      `these programs are missing: ${missing.join(', ')}. Install them with your system's package manager ` +
-        `(Debian's package names: ${packages.join(', ')}).`,
-    );
+    fail(`${absent} Install them with your system's package manager (Debian's package names: ${packages.join(', ')}).`);
   }
-  const mayInstall =
-    asRoot.length === 0 || (has('sudo') && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0);
-  if (!mayInstall) {
-    fail(`these programs are missing: ${missing.join(', ')}. Installing them needs root once:\n\n  ${manual}\n`);
-  }
-  console.error(`set-up: installing Debian packages ${packages.join(' ')}`);
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const quietly = (args) => {
-    const [command, ...rest] = [...(asRoot.length ? ['sudo', '-n', '-E'] : []), ...args];
+  const install = ['apt-get', 'install', '-y', '--no-install-recommends', ...packages];
+  const manual = has('sudo')
+    ? `sudo apt-get update && sudo ${install.join(' ')}`
+    : `su -c 'apt-get update && ${install.join(' ')}'`;
+  const prefix = rootPrefix();
+  if (!prefix) fail(`${absent} Installing them needs root, once. Run this, then what you ran again:\n\n  ${manual}\n`);
+  console.error(`set-up: installing the Debian packages ${packages.join(' ')} (apt-get, as root)`);
+  const asRoot = (...args) => {
+    const [command, ...rest] = [...prefix, ...args];
+    const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+    // sudo asks for a password on the terminal, not on these.
     const result = spawnSync(command, rest, { env, encoding: 'utf8', maxBuffer: 64 << 20 });
-    if (result.status !== 0) {
-      fail(`${args.join(' ')} failed:\n${result.stdout ?? ''}${result.stderr ?? ''}\nTry it yourself: ${manual}`);
-    }
+    if (result.status === 0) return;
+    const said = `${result.stdout ?? ''}${result.stderr ?? ''}`.trim() || (result.error?.message ?? 'it was ended');
+    fail(
+      `${args.join(' ')} failed:\n${said}\n\nOnce it can work, run this again, or install them yourself:\n\n  ${manual}\n`,
+    );
   };
-  quietly(['apt-get', 'update', '-qq']);
-  quietly(['apt-get', 'install', '-y', '-qq', '--no-install-recommends', ...packages]);
+  asRoot('apt-get', 'update', '-qq', '--error-on=any');
+  asRoot('apt-get', '-qq', ...install.slice(1));
   const still = missing.filter((program) => !has(program));
-  if (still.length > 0) fail(`after installing ${packages.join(' ')}, still missing: ${still.join(', ')}.`);
+  if (still.length > 0) fail(`After installing ${packages.join(' ')}, these are still missing: ${still.join(', ')}.`);
 }
 
 checkNode();
-if (level !== 'run' && level !== 'test') fail(`unknown level "${level}": run or test.`);
-step('npm', 'installing npm packages', ['package.json', 'package-lock.json'], ['node_modules/typescript'], () =>
-  run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error']),
-);
+if (level !== 'run' && level !== 'test') fail(`There is no level "${level}": say run or test.`);
 installPrograms();
+step('npm', 'installing npm packages', ['package.json', 'package-lock.json'], ['node_modules/typescript'], () =>
+  run(
+    'npm',
+    ['ci', '--no-audit', '--no-fund', '--loglevel=error'],
+    'It needs the npm registry that `npm config get registry` names. Once that can be reached, run this again.',
+  ),
+);
 step(
   'build',
   'compiling TypeScript',
   ['src', 'tsconfig.json', 'tsconfig.build.json', 'package-lock.json'],
   ['dist/cli/main.js'],
-  () => run('node_modules/.bin/tsc', ['-p', 'tsconfig.build.json']),
+  () => run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json']),
 );
+const tsx = ['--import', 'tsx'];
 step(
   'guest',
-  'building the guest image (kernel, agent, crun)',
+  'building the guest image (kernel, agent, crun): the first time about a minute',
   ['guest', 'proto', 'src/disk/tar'],
   ['guest/out/vmlinux', 'guest/out/initrd.img', 'guest/out/manifest.json'],
-  () => run('node_modules/.bin/tsx', ['guest/image/build.ts']),
+  () => run(process.execPath, [...tsx, 'guest/image/build.ts']),
 );
 const images = level === 'test' ? ['--all'] : ['busybox'];
 step(
   `images-${level}`,
-  level === 'test' ? 'building the test images' : 'building the busybox image',
-  ['test/images'],
+  level === 'test' ? 'building the test images: the first time about a minute' : 'building the busybox image',
+  ['test/images', 'guest/image'],
   ['test/images/out/busybox/index.json', ...(level === 'test' ? ['test/images/out/debian/index.json'] : [])],
-  () => run('node_modules/.bin/tsx', ['test/images/build.ts', ...images]),
+  () => run(process.execPath, [...tsx, 'test/images/build.ts', ...images]),
 );

@@ -1,4 +1,4 @@
-// Runs every check, then every test, and ends with the line "N passed, N failed".
+// Runs every check, then every test, and ends with the line "N passed, N failed", with ", N skipped" when there are some.
 import { spawnSync, type SpawnSyncOptions } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -9,6 +9,7 @@ const root = new URL('..', import.meta.url).pathname;
 const bin = (name: string): string => join(root, 'node_modules/.bin', name);
 let passed = 0;
 let failed = 0;
+let skipped = 0;
 
 function check(title: string, command: string, args: string[], options: SpawnSyncOptions = {}): void {
   console.error(`\n== ${title}`);
@@ -17,6 +18,12 @@ function check(title: string, command: string, args: string[], options: SpawnSyn
   console.error(`   ${status === 0 ? 'ok' : 'FAILED'} (${((Date.now() - begin) / 1000).toFixed(1)} s)`);
   if (status === 0) passed += 1;
   else failed += 1;
+}
+
+interface VitestReport {
+  readonly numPassedTests: number;
+  readonly numFailedTests: number;
+  readonly numPendingTests: number;
 }
 
 function vitest(project: string): void {
@@ -29,9 +36,10 @@ function vitest(project: string): void {
     { cwd: root, stdio: 'inherit' },
   );
   try {
-    const result = JSON.parse(readFileSync(report, 'utf8')) as { numPassedTests: number; numFailedTests: number };
+    const result = JSON.parse(readFileSync(report, 'utf8')) as VitestReport;
     passed += result.numPassedTests;
     failed += result.numFailedTests;
+    skipped += result.numPendingTests;
     // A file that fails to load, or an error outside a test, counts as well.
     if (status !== 0 && result.numFailedTests === 0) failed += 1;
   } catch (error) {
@@ -64,6 +72,7 @@ async function goTest(): Promise<void> {
     if (event.Action === 'output') outputs.set(key, (outputs.get(key) ?? '') + (event.Output ?? ''));
     if (!event.Test) continue;
     if (event.Action === 'pass') passed += 1;
+    if (event.Action === 'skip') skipped += 1;
     if (event.Action === 'fail') {
       failedTests += 1;
       console.error(`--- ${key}\n${outputs.get(key) ?? ''}`);
@@ -88,5 +97,5 @@ if (!only || only === 'agent') await goTest();
 if (!only || only === 'unit') vitest('unit');
 if (!only || only === 'vm') vitest('vm');
 
-console.log(`\n${passed} passed, ${failed} failed`);
+console.log(`\n${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);
 process.exitCode = failed === 0 && passed > 0 ? 0 : 1;

@@ -75,7 +75,11 @@ async function fetchPackages(packages: readonly PinnedPackage[], report: Report)
     report(`downloading ${absent.length} Debian packages (${megabytes.toFixed(1)} MB) from ${[...mirrors].join(', ')}`);
   }
   const worker = async (): Promise<void> => {
-    for (let pkg = waiting.shift(); pkg; pkg = waiting.shift()) fetched.set(pkg, await fetchDeb(pkg, () => {}));
+    for (let pkg = waiting.shift(); pkg; pkg = waiting.shift()) {
+      // One that is there and still fetched is damaged: that is worth a line of its own.
+      const tell = absent.includes(pkg) ? (): void => {} : report;
+      fetched.set(pkg, await fetchDeb(pkg, tell));
+    }
   };
   const results = await Promise.allSettled(
     Array.from({ length: 4 }, async () =>
