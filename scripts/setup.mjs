@@ -126,19 +126,22 @@ function installPrograms() {
   const prefix = rootPrefix();
   if (!prefix) fail(`${absent} Installing them needs root, once. Run this, then what you ran again:\n\n  ${manual}\n`);
   console.error(`set-up: installing the Debian packages ${packages.join(' ')} (apt-get, as root)`);
-  const asRoot = (...args) => {
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+  let said = '';
+  const asRoot = (args) => {
     const [command, ...rest] = [...prefix, ...args];
-    const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
     // sudo asks for a password on the terminal, not on these.
     const result = spawnSync(command, rest, { env, encoding: 'utf8', maxBuffer: 64 << 20 });
-    if (result.status === 0) return;
-    const said = `${result.stdout ?? ''}${result.stderr ?? ''}`.trim() || (result.error?.message ?? 'it was ended');
-    fail(
-      `${args.join(' ')} failed:\n${said}\n\nOnce it can work, run this again, or install them yourself:\n\n  ${manual}\n`,
-    );
+    said += `${result.stdout ?? ''}${result.stderr ?? ''}${result.error?.message ?? ''}`;
+    return result.status === 0;
   };
-  asRoot('apt-get', 'update', '-qq', '--error-on=any');
-  asRoot('apt-get', '-qq', ...install.slice(1));
+  // A repository that cannot be reached need not be one of those that are wanted: the installation decides.
+  asRoot(['apt-get', 'update', '-qq']);
+  if (!asRoot([...install, '-qq'])) {
+    fail(
+      `${install.join(' ')} failed:\n${said.trim()}\n\nRun this again once it can work, or yourself:\n\n  ${manual}\n`,
+    );
+  }
   const still = missing.filter((program) => !has(program));
   if (still.length > 0) fail(`After installing ${packages.join(' ')}, these are still missing: ${still.join(', ')}.`);
 }
