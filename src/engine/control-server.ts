@@ -125,7 +125,7 @@ export class ControlServer {
   async #exec(mux: Multiplexer, request: ExecRequest): Promise<{ execId: string }> {
     const exec = await this.#supervisor.container.createProcess({
       process: JSON.parse(Buffer.from(request.processJson).toString('utf8')) as OciProcess,
-      user: request.user,
+      user: request.user || '0',
       stdin: request.stdinStream !== 0,
       stdout: request.stdoutStream !== 0,
       stderr: request.stderrStream !== 0,

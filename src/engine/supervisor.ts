@@ -148,7 +148,8 @@ export class Supervisor {
         }),
         windows: { layerFolders },
       },
-      user: config.user,
+      // Root, too, is looked up: its groups are those that list it, as docker has it.
+      user: config.user || '0',
       hostingSystem: vm,
       networkNamespace: namespace,
       stdio: { stdin: config.openStdin, stdout: true, stderr: !config.tty },
