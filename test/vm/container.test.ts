@@ -282,6 +282,23 @@ describe('processes of a running container', () => {
     await expect(command(container, 'no-such').run()).rejects.toMatchObject({ code: 'COMMAND_NOT_FOUND' });
   });
 
+  it('have no more rights than its init', async () => {
+    const container = await sleeping();
+    const rights = ['grep', '-E', 'Cap(Inh|Prm|Eff|Bnd|Amb)', '/proc/1/status', '/proc/self/status'];
+    const { stdout } = await finish(command(container, ...rights));
+    const [init, own] = ['1', 'self'].map((pid) =>
+      stdout
+        .split('\n')
+        .filter((line) => line.startsWith(`/proc/${pid}/`))
+        .map((line) => line.split(':').slice(1).join()),
+    );
+    expect(own).toHaveLength(5);
+    expect(own).toEqual(init);
+    const mknod = await finish(command(container, '/bin/busybox', 'mknod', '/tmp/disk', 'b', '8', '0'));
+    const read = await finish(command(container, 'dd', 'if=/tmp/disk', 'of=/dev/null', 'count=1'));
+    expect([mknod.code, read.code]).not.toEqual([0, 0]);
+  });
+
   it('take stdin and have terminals of their own', async () => {
     const container = await sleeping();
     const cat = command(container, 'cat');
