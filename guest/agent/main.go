@@ -20,6 +20,7 @@ import (
 	"lcow.dev/agent/internal/reaper"
 	"lcow.dev/agent/internal/service"
 	"lcow.dev/agent/internal/session"
+	"lcow.dev/agent/internal/storage"
 )
 
 // version is set by the linker.
@@ -76,6 +77,7 @@ func run(log *slog.Logger, ring *logring.Ring) error {
 	ready := make(chan struct{})
 	go func() {
 		boot.LoadModules(log)
+		storage.ScanAtBoot()
 		boot.Late(log)
 		log.Info("ready", "version", version, "kernel", boot.KernelRelease(), "uptimeMs", boot.UptimeNanos()/1e6)
 		close(ready)

@@ -11,10 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Limits of open files of the agent and the utility VM's processes.
+const (
+	openFiles     = 65536
+	openFilesMost = 1048576
+)
+
 // Early does what must be done before a port can be opened. An error means that nothing can work.
 func Early() error {
 	// Files get exactly the modes that the code says.
 	unix.Umask(0)
+	// Pipes of many processes. What the agent starts inherits it; containers get limits of their own.
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: openFiles, Max: openFilesMost}); err != nil {
+		return os.NewSyscallError("setrlimit(RLIMIT_NOFILE)", err)
+	}
 	if err := moveRoot(); err != nil {
 		return fmt.Errorf("move the root: %w", err)
 	}

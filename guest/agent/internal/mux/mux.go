@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // ErrClosed is the error of streams whose session is over.
@@ -68,12 +69,21 @@ func (m *Mux) Serve() error {
 		s.fail(ErrClosed)
 	}
 	if err != nil {
-		// The host cannot see that this end gave up; a frame that no session has tells it.
-		text := err.Error()
-		payload := binary.BigEndian.AppendUint32(nil, uint32(ResetProtocol))
-		_ = m.writeFrame(0, frameReset, append(payload, text[:min(len(text), 200)]...))
+		m.giveUp(err)
 	}
 	return err
+}
+
+// farewellLimit bounds the wait for a host that does not read: while it lasts, no other host is heard.
+const farewellLimit = time.Second
+
+// giveUp tells the host, which cannot see that this end closes, by a frame that no session has.
+func (m *Mux) giveUp(err error) {
+	if conn, ok := m.conn.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		// For writes under way as well, which the frame waits for.
+		_ = conn.SetWriteDeadline(time.Now().Add(farewellLimit))
+	}
+	_ = m.writeFrame(0, frameReset, resetPayload(ResetProtocol, err.Error()))
 }
 
 // Done is closed when the session is over.

@@ -326,6 +326,24 @@ func TestProtocolErrorsEndTheSessionAndTellTheHost(t *testing.T) {
 	}
 }
 
+func TestHostThatDoesNotReadIsGivenUpAllTheSame(t *testing.T) {
+	m, host, served := start(t)
+	for i := range uint32(16) {
+		host.send(2*i+1, frameOpen, "")
+		s := claim(t, m, 2*i+1)
+		go func() { _, _ = s.Write(make([]byte, Window)) }()
+	}
+	host.send(0, frameData, "")
+	select {
+	case err := <-served:
+		if err == nil {
+			t.Fatal("no error")
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the session does not end")
+	}
+}
+
 func TestEndOfTheConnectionFailsStreamsAndClaims(t *testing.T) {
 	m, host, served := start(t)
 	host.send(1, frameOpen, "")

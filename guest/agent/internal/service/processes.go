@@ -6,7 +6,9 @@ import (
 	"sync"
 	"syscall"
 
+	"lcow.dev/agent/internal/account"
 	"lcow.dev/agent/internal/container"
+	"lcow.dev/agent/internal/files"
 	"lcow.dev/agent/internal/guesterr"
 	"lcow.dev/agent/internal/guestpb"
 	"lcow.dev/agent/internal/process"
@@ -50,6 +52,13 @@ func (s *Service) execInMachine(ctx context.Context, r *guestpb.ExecRequest) (*p
 	if size := r.ConsoleSize; size != nil {
 		program.Rows, program.Columns = size.Rows, size.Columns
 	}
+	if r.User != "" {
+		user, err := s.machineUser(r.User)
+		if err != nil {
+			return nil, err
+		}
+		program.UID, program.GID, program.Groups = user.UID, user.GID, user.Groups
+	}
 	if err := s.processes.reserve(r.ExecId); err != nil {
 		return nil, err
 	}
@@ -68,6 +77,19 @@ func (s *Service) execInMachine(ctx context.Context, r *guestpb.ExecRequest) (*p
 	defer s.processes.mu.Unlock()
 	s.processes.byID[r.ExecId] = p
 	return p, nil
+}
+
+// machineUser resolves a user in the files of the utility VM itself.
+func (s *Service) machineUser(user string) (account.User, error) {
+	root, err := s.root("")
+	if err != nil {
+		return account.User{}, err
+	}
+	defer root.Close()
+	return account.Resolve(func(name string) ([]byte, error) {
+		content, _, err := root.ReadFile(name, files.Limit)
+		return content, err
+	}, user)
 }
 
 // reserve takes an id, so that two requests cannot use it at once.

@@ -17,10 +17,10 @@ const blockFolder = "/sys/block"
 // How long a disk may stay away before its controllers are asked to look for it. A hot-added disk announces itself; one
 // that was there at boot does not, when the kernel was told not to scan (scsi_mod.scan=manual).
 const (
-	// Target 0 of every controller, where the host puts its disks: costs a few milliseconds.
-	quickScanAfter = 50 * time.Millisecond
-	// All 256 targets of every controller: costs hundreds.
-	fullScanAfter = 1 * time.Second
+	// Target 0 of every controller, where the host puts its disks. Not sooner: a scan disturbs disks that are being added.
+	quickScanAfter = 300 * time.Millisecond
+	// All 256 targets of every controller: costs hundreds of milliseconds.
+	fullScanAfter = 1500 * time.Millisecond
 )
 
 // lookInterval is the fall-back when no kernel event tells of a disk.
@@ -106,6 +106,9 @@ func waitDisk(ctx context.Context, serial string) (string, error) {
 		events.wait(wait)
 	}
 }
+
+// ScanAtBoot finds the disks that were there when the machine started: a few milliseconds, while no disk is being added.
+func ScanAtBoot() { scanControllers("0 0 -") }
 
 // scanControllers has every SCSI host look for disks; a host that cannot is one without disks.
 func scanControllers(what string) {
