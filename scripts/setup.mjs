@@ -152,7 +152,14 @@ installPrograms();
 step('npm', 'installing npm packages', ['package.json', 'package-lock.json'], ['node_modules/typescript'], () =>
   run(
     'npm',
-    ['ci', '--no-audit', '--no-fund', '--loglevel=error'],
+    [
+      'ci',
+      '--no-audit',
+      '--no-fund',
+      '--loglevel=error',
+      '--fetch-retry-mintimeout=1000',
+      '--fetch-retry-maxtimeout=9000',
+    ],
     'It needs the npm registry that `npm config get registry` names. Once that can be reached, run this again.',
   ),
 );
