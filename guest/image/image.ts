@@ -51,6 +51,10 @@ export async function buildImage(inputs: ImageInputs, out: string, report: Repor
   entries.set(`${MODULES_FOLDER}/order`, { type: 'file', content: Buffer.from(modules.map((m) => `${m}\n`).join('')) });
   entries.set('init', { type: 'file', content: agent.program, mode: 0o755 });
   entries.set('sbin/lcow-agent', { type: 'link', target: '/init' });
+  // The agent tells it to the host; running crun to ask would cost time at every start.
+  const runtime = [...inputs.packages.keys()].find(({ name }) => name === 'crun')?.version ?? 'unknown';
+  entries.set('etc/lcow', { type: 'folder' });
+  entries.set('etc/lcow/runtime-version', { type: 'file', content: Buffer.from(`crun ${runtime}\n`) });
   const initrd = writeInitrd(entries);
 
   const describe = (content: Buffer): { sizeBytes: number; sha256: string } => ({
