@@ -247,6 +247,16 @@ describe('lcow run', () => {
     expect(await lcow.ok('ps', '-aq')).toBe('');
   });
 
+  it('gives up at Ctrl-C while the VM starts', async () => {
+    const child = lcow.start(['run', '--rm', 'busybox', 'sleep', '1000']);
+    const result = finished(child);
+    await eventually(async () => (await qemuPids(lcow)).length > 0, 'the start of QEMU');
+    child.kill('SIGINT');
+    expect(await result).toMatchObject({ code: 130, stderr: 'lcow: The operation was cancelled.\n' });
+    expect(await qemuPids(lcow)).toEqual([]);
+    expect(await lcow.ok('ps', '-aq')).toBe('');
+  });
+
   it('ends at Ctrl-C and at SIGTERM, and cleans up', async () => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) {
       const child = lcow.start(['run', '--rm', 'busybox', 'sh', '-c', 'echo up; sleep 1000']);
