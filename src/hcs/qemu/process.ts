@@ -33,7 +33,7 @@ export interface QemuProcess {
 /**
  * Starts QEMU. Where the kernel can do it, QEMU dies with its owner: `setpriv --pdeathsig` asks for SIGKILL when the
  * thread that spawned it ends, so this must not be called from a worker thread that ends early.
- * @param detachedLog When given, QEMU runs in a session of its own, lives on without its owner, and logs to this file.
+ * @param detachedLog When given, QEMU lives on without its owner, and logs to this file.
  * @throws LcowError QEMU_FAILED.
  */
 export async function startQemu(
@@ -49,7 +49,8 @@ export async function startQemu(
     const stdio: StdioOptions = ['ignore', 'ignore', log ? log.fd : 'pipe', 'pipe'];
     const child = spawn(command, rest, {
       stdio,
-      detached,
+      // A session of its own, so that Ctrl-C and a closing terminal reach the owner alone: QEMU would end the guest at once.
+      detached: true,
       // Messages in English, since some are understood; nothing else of the caller's environment is QEMU's business.
       env: {
         PATH: process.env['PATH'] ?? '',
