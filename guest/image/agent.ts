@@ -1,8 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Report } from './download.js';
+import { inWorkFolder, type Report } from './download.js';
 import { goEnvironment, goToolchain, requiredGo } from './go-toolchain.js';
 import { run } from './programs.js';
 
@@ -22,9 +20,8 @@ export async function buildAgent(
 ): Promise<{ program: Buffer; goVersion: string }> {
   const go = await goToolchain(await requiredGo(join(folder, 'go.mod')), report);
   report(`building the guest agent ${version} with Go ${go.version}`);
-  const temporary = await mkdtemp(join(tmpdir(), 'lcow-agent-'));
-  try {
-    const output = join(temporary, 'agent');
+  return inWorkFolder('agent', async (work) => {
+    const output = join(work, 'agent');
     const linker = `-s -w -buildid= -X main.version=${version}`;
     await run(
       go.program,
@@ -34,7 +31,5 @@ export async function buildAgent(
       },
     );
     return { program: await readFile(output), goVersion: go.version };
-  } finally {
-    await rm(temporary, { recursive: true });
-  }
+  });
 }

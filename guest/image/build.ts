@@ -6,7 +6,7 @@ import { join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { withLock } from '../../src/state/index.js';
 import { agentSources } from './agent.js';
-import { cacheFolder } from './download.js';
+import { cacheFolder, sweepKilledBuilds } from './download.js';
 import { plannedGo, requiredGo } from './go-toolchain.js';
 import { inputsDigest } from './inputs.js';
 import { GUEST_FILES, isUpToDate, readManifest, type GuestManifest } from './manifest.js';
@@ -58,6 +58,7 @@ export async function buildGuest(options: BuildOptions): Promise<{ built: boolea
     const inputs = await digest();
     const meanwhile = await upToDate(inputs);
     if (meanwhile) return { built: false, manifest: meanwhile };
+    await sweepKilledBuilds(out);
     const { packagesToUse, readLock } = await import('./packages.js');
     const { buildImage } = await import('./image.js');
     const packages = await packagesToUse(await readLock(LOCK_FILE), (await readManifest(out))?.packages, report);

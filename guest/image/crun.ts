@@ -1,10 +1,9 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { writeFileAtomic } from '../../src/state/index.js';
 import { Compiler, COMPILER_PACKAGES } from './compiler.js';
 import { readTarXz } from './deb.js';
-import { cacheFolder, type Report } from './download.js';
+import { cacheFolder, inWorkFolder, type Report } from './download.js';
 import { interpreter } from './elf.js';
 import { inputsDigest } from './inputs.js';
 import { applyPatch } from './patch.js';
@@ -62,8 +61,7 @@ export async function staticCrun(
     if (found) return found;
   }
   report(`compiling crun ${source.version} as a static program`);
-  const folder = await mkdtemp(join(tmpdir(), 'lcow-crun-'));
-  try {
+  return inWorkFolder('crun', async (folder) => {
     const compiler = await Compiler.unpack(debs, join(folder, 'compiler'));
     const sources = await unpackSource(source, join(folder, 'crun'));
     const cwd = join(folder, 'crun');
@@ -75,9 +73,7 @@ export async function staticCrun(
     await mkdir(dirname(cached), { recursive: true });
     await writeFileAtomic(cached, program, 0o755);
     return program;
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  });
 }
 
 /** Unpacks and patches the source as dpkg-source does. @returns the C files, sorted */

@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { mkdir, stat } from 'node:fs/promises';
+import { createReadStream, existsSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { createAtomic } from '../../src/state/index.js';
+import { createAtomic, sweepTemporary } from '../../src/state/index.js';
 
 /** Where a step tells what it does: one line, no newline. */
 export type Report = (line: string) => void;
@@ -29,6 +29,27 @@ export class NotOnServer extends Error {
 /** What this builder keeps between runs: `$XDG_CACHE_HOME/lcow`, else `~/.cache/lcow`. */
 export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
   return join(env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'lcow');
+}
+
+const workFolders = (): string => join(cacheFolder(), 'work');
+
+/** Gives `use` an empty folder to build something in, and removes it afterwards. One build at a time has such folders. */
+export async function inWorkFolder<T>(name: string, use: (folder: string) => Promise<T>): Promise<T> {
+  await mkdir(workFolders(), { recursive: true });
+  const folder = await mkdtemp(join(workFolders(), `${name}-`));
+  try {
+    return await use(folder);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Removes what builds that were killed left: their work folders, and partial files in the cache and in `out`. */
+export async function sweepKilledBuilds(out: string): Promise<void> {
+  await rm(workFolders(), { recursive: true, force: true });
+  const cache = cacheFolder();
+  for (const folder of [cache, join(cache, 'deb'), join(cache, 'deb', 'index'), join(cache, 'crun'), out])
+    if (existsSync(folder)) await sweepTemporary(folder);
 }
 
 /** SHA-256 of a file, lower-case hex. */

@@ -1,8 +1,10 @@
-import { chmod, mkdir, readFile, rename, rm } from 'node:fs/promises';
+import { chmod, mkdir, readFile, rm } from 'node:fs/promises';
 import { createWriteStream, existsSync } from 'node:fs';
 import { dirname, join, resolve, sep } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { openPromise } from 'yauzl';
+import { LcowError } from '../../src/errors/index.js';
+import { createFolderAtomic } from '../../src/state/index.js';
 import { cacheFolder, fetchToFile, type Report } from './download.js';
 import { run } from './programs.js';
 
@@ -93,7 +95,7 @@ async function fetchToolchain(report: Report): Promise<void> {
     try {
       await fetchToFile({ ...PINNED, url: `${proxy}/golang.org/toolchain/@v/${name}.zip` }, archive, report);
       await unpack(archive, `golang.org/toolchain@${name}/`, join(cacheFolder(), `go${PINNED.version}`), report);
-      await rm(archive);
+      await rm(archive, { force: true });
       return;
     } catch (error) {
       failures.push(error);
@@ -107,10 +109,8 @@ async function fetchToolchain(report: Report): Promise<void> {
 /** Unpacks a module archive, all of whose names begin with `prefix`, as the folder `target`, which appears whole or not at all. */
 async function unpack(archive: string, prefix: string, target: string, report: Report): Promise<void> {
   report(`unpacking Go ${PINNED.version}`);
-  const temporary = `${target}.${process.pid}.tmp`;
-  await rm(temporary, { recursive: true, force: true });
   const zip = await openPromise(archive);
-  try {
+  const fill = async (temporary: string): Promise<void> => {
     for await (const entry of zip.eachEntry()) {
       if (!entry.fileName.startsWith(prefix))
         throw new Error(`${archive} holds ${entry.fileName}, outside of ${prefix}.`);
@@ -123,9 +123,13 @@ async function unpack(archive: string, prefix: string, target: string, report: R
       // Module archives carry no modes; the go command, too, marks these two folders.
       if (/^(bin|pkg\/tool)\//.test(entry.fileName.slice(prefix.length))) await chmod(path, 0o755);
     }
-    await rename(temporary, target);
+  };
+  try {
+    await createFolderAtomic(target, fill);
+  } catch (error) {
+    // Another process may have unpacked it meanwhile.
+    if (!(error instanceof LcowError && error.code === 'ALREADY_EXISTS')) throw error;
   } finally {
     zip.close();
-    await rm(temporary, { recursive: true, force: true });
   }
 }

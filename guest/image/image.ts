@@ -1,7 +1,7 @@
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createHash } from 'node:crypto';
 import { dirname, join } from 'node:path';
-import { writeFileAtomic } from '../../src/state/index.js';
+import { createFolderAtomic, writeFileAtomic } from '../../src/state/index.js';
 import { buildAgent } from './agent.js';
 import { CRUN_BUILD_PACKAGES, staticCrun } from './crun.js';
 import { readDeb } from './deb.js';
@@ -113,21 +113,18 @@ async function kernelParts(inputs: ImageInputs, report: Report): Promise<KernelP
     if (cached) return cached;
   }
   const parts = await unpackKernel(pkg, deb, report);
-  const temporary = join(cacheFolder(), `kernel.${process.pid}.tmp`);
   try {
-    await mkdir(temporary, { recursive: true });
-    await writeFile(join(temporary, 'vmlinux'), parts.vmlinux);
-    for (const { file, content } of parts.modules) await writeFile(join(temporary, file), content);
-    const index = { release: parts.release, modules: parts.modules.map(({ file }) => file) };
-    await writeFile(join(temporary, 'index.json'), JSON.stringify(index));
     // One set of parts is enough: those of older builders and kernels go.
     await rm(dirname(folder), { recursive: true, force: true });
     await mkdir(dirname(folder), { recursive: true });
-    await rename(temporary, folder);
+    await createFolderAtomic(folder, async (temporary) => {
+      await writeFile(join(temporary, 'vmlinux'), parts.vmlinux);
+      for (const { file, content } of parts.modules) await writeFile(join(temporary, file), content);
+      const index = { release: parts.release, modules: parts.modules.map(({ file }) => file) };
+      await writeFile(join(temporary, 'index.json'), JSON.stringify(index));
+    });
   } catch {
     report('the unpacked kernel cannot be kept in the cache; the next build unpacks it again');
-  } finally {
-    await rm(temporary, { recursive: true, force: true });
   }
   return parts;
 }

@@ -31,10 +31,11 @@ async function isUpToDate(name: string, inputs: string): Promise<boolean> {
 async function build(name: ImageName, inputs: string): Promise<void> {
   const { RECIPES } = await import('./recipes.js');
   const { LayoutWriter } = await import('./layout.js');
-  const { createFolderAtomic } = await import('../../src/state/index.js');
+  const { createFolderAtomic, sweepTemporary } = await import('../../src/state/index.js');
   const started = performance.now();
   console.log(`test images: building ${name}`);
   await mkdir(OUT, { recursive: true });
+  await sweepTemporary(OUT);
   await rm(stampOf(name), { force: true });
   await rm(join(OUT, name), { recursive: true, force: true });
   await createFolderAtomic(join(OUT, name), async (folder) => RECIPES[name](await LayoutWriter.begin(folder)), 0o755);
@@ -52,13 +53,21 @@ async function main(): Promise<void> {
   const asked = positionals.filter(isImageName);
   const names = asked.length > 0 && !values.all ? asked : IMAGE_NAMES;
   const inputs = await inputsDigest();
-  let built = 0;
-  for (const name of names) {
-    if (!values.force && (await isUpToDate(name, inputs))) continue;
-    await build(name, inputs);
-    built++;
+  const stale = async (): Promise<ImageName[]> => {
+    const found: ImageName[] = [];
+    for (const name of names) if (values.force || !(await isUpToDate(name, inputs))) found.push(name);
+    return found;
+  };
+  if ((await stale()).length === 0) {
+    console.log('test images are up to date');
+    return;
   }
-  if (built === 0) console.log('test images are up to date');
+  const { withLock } = await import('../../src/state/index.js');
+  const { cacheFolder } = await import('../../guest/image/download.js');
+  await withLock(join(cacheFolder(), 'locks'), 'test images', async () => {
+    // Whoever held the lock may have built some of them.
+    for (const name of await stale()) await build(name, inputs);
+  });
 }
 
 try {
