@@ -1,6 +1,6 @@
 /**
  * ext4 on disk, as Documentation/filesystems/ext4/ of the kernel describes it ("Super Block", "Block Group Descriptors",
- * "Index Nodes", "Contents of inode.i_block"). All numbers are little-endian. Only what we write or show is declared.
+ * "Index Nodes", "Contents of inode.i_block"). All numbers are little-endian. Only what we write or read is declared.
  */
 import { bytes, structure, text, u16, u32, u8 } from '../structure/index.js';
 
@@ -59,6 +59,7 @@ export const SUPERBLOCK = structure('ext4 super block', 1024, 'little', {
   s_def_hash_version: u8(0xfc),
   s_desc_size: u16(0xfe),
   s_default_mount_opts: u32(0x100),
+  s_first_meta_bg: u32(0x104),
   s_mkfs_time: u32(0x108),
   s_blocks_count_hi: u32(0x150),
   s_free_blocks_count_hi: u32(0x158),
@@ -66,6 +67,10 @@ export const SUPERBLOCK = structure('ext4 super block', 1024, 'little', {
   s_want_extra_isize: u16(0x15e),
   s_flags: u32(0x160),
   s_log_groups_per_flex: u8(0x174),
+  s_checksum_type: u8(0x175),
+  s_backup_bgs: bytes(0x24c, 8),
+  s_checksum_seed: u32(0x270),
+  s_checksum: u32(0x3fc),
 });
 
 export const GROUP_DESCRIPTOR = structure('ext4 group descriptor', DESCRIPTOR_BYTES, 'little', {
@@ -99,7 +104,9 @@ export const INODE = structure('ext4 inode', INODE_BYTES, 'little', {
   i_file_acl_high: u16(0x76),
   i_uid_high: u16(0x78),
   i_gid_high: u16(0x7a),
+  i_checksum_lo: u16(0x7c),
   i_extra_isize: u16(0x80),
+  i_checksum_hi: u16(0x82),
   i_ctime_extra: u32(0x84),
   i_mtime_extra: u32(0x88),
   i_atime_extra: u32(0x8c),
@@ -118,13 +125,25 @@ export const COMPAT = {
   resize_inode: 0x10,
   dir_index: 0x20,
   sparse_super2: 0x200,
+  fast_commit: 0x400,
 } as const;
 export const INCOMPAT = {
+  compression: 0x1,
   filetype: 0x2,
   recover: 0x4,
+  journal_dev: 0x8,
+  meta_bg: 0x10,
   extents: 0x40,
   bit64: 0x80,
+  mmp: 0x100,
   flex_bg: 0x200,
+  ea_inode: 0x400,
+  dirdata: 0x1000,
+  csum_seed: 0x2000,
+  largedir: 0x4000,
+  inline_data: 0x8000,
+  encrypt: 0x10000,
+  casefold: 0x20000,
 } as const;
 export const RO_COMPAT = {
   sparse_super: 0x1,
@@ -156,7 +175,14 @@ export const MODE = {
   socket: 0xc000,
 } as const;
 
-export const INODE_FLAG = { index: 0x1000, hugeFile: 0x40000, extents: 0x80000 } as const;
+export const INODE_FLAG = {
+  encrypt: 0x800,
+  index: 0x1000,
+  hugeFile: 0x40000,
+  extents: 0x80000,
+  eaInode: 0x200000,
+  inlineData: 0x10000000,
+} as const;
 
 export const ROOT_INODE = 2;
 /** Inodes below this one are reserved. */
