@@ -69,6 +69,7 @@ export const CATALOGUE = catalogue({
   NO_AVAILABLE_LOCATION: { meaning: 'No SCSI slot is free (hcsshim ErrNoAvailableLocation).' },
   NOT_ATTACHED: { meaning: 'The disk is not attached to the utility VM (hcsshim ErrNotAttached).' },
   ALREADY_RELEASED: { meaning: 'A handle was released twice.' },
+  BAD_RECORD: { meaning: 'What is stored about a container is damaged.' },
   CONTAINER_NOT_FOUND: { meaning: 'No such container.', httpStatus: 404 },
   CONTAINER_NOT_RUNNING: { meaning: 'The container is not running.', httpStatus: 409 },
   COMMAND_NOT_FOUND: {
@@ -81,3 +82,8 @@ export const CATALOGUE = catalogue({
 });
 
 export type ErrorCode = keyof typeof CATALOGUE;
+
+/** Whether a text that another process sent is a code of the catalogue. */
+export function isErrorCode(text: string): text is ErrorCode {
+  return Object.hasOwn(CATALOGUE, text);
+}

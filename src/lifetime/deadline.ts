@@ -2,6 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { LcowError } from '../errors/index.js';
 import { TIMEOUTS, timeoutMs, type TimeoutName } from './timeouts.js';
 
+/** Node's longest timer; a longer one would fire at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** @throws LcowError CANCELLED when the signal has fired. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw cancelled(signal);
@@ -53,6 +56,24 @@ export async function withDeadline<T>(
   const both = signal ? AbortSignal.any([signal, deadline.signal]) : deadline.signal;
   try {
     return await abortable(run(both), both);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Waits for a promise to settle, either way, but no longer than so many milliseconds.
+ * @returns whether it has settled. The promise itself goes on.
+ */
+export async function settledWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => (timer = setTimeout(resolve, Math.min(ms, MAX_TIMER_MS), false)));
+  const settled = promise.then(
+    () => true,
+    () => true,
+  );
+  try {
+    return await Promise.race([settled, late]);
   } finally {
     clearTimeout(timer);
   }
