@@ -1,5 +1,4 @@
-import type { Readable } from 'node:stream';
-import { finished } from 'node:stream/promises';
+import { pipeline } from 'node:stream/promises';
 import { Command } from 'commander';
 import { Engine, startFailureExitCode } from '../engine/index.js';
 import { CommandFailure, ExitWith } from './failure.js';
@@ -59,25 +58,25 @@ async function exec(container: string, command: string[], options: ExecOptions):
     throw new CommandFailure(code === 125 ? 1 : code, error);
   }
   if (options.detach) return 0;
-  using _terminal = size ? attachTerminal((rows, columns) => remote.resizeConsole(rows, columns)) : undefined;
+  using _terminal = options.tty
+    ? attachTerminal(options.interactive ?? false, (rows, columns) => remote.resizeConsole(rows, columns))
+    : undefined;
   const { stdin, stdout, stderr } = remote;
   if (stdin) {
     // The command may exit without reading its input.
     stdin.on('error', () => process.stdin.unpipe(stdin));
     process.stdin.pipe(stdin);
   }
-  const outputs = [relay(stdout, process.stdout), relay(stderr, process.stderr)];
   try {
-    const [exitCode] = await Promise.all([remote.wait(), ...outputs]);
+    // When whoever wanted the output has gone (`lcow exec … | head`), so does this command, and the process goes on
+    // without it.
+    const [exitCode] = await Promise.all([
+      remote.wait(),
+      stdout && pipeline(stdout, process.stdout, { end: false }),
+      stderr && pipeline(stderr, process.stderr, { end: false }),
+    ]);
     return exitCode;
   } finally {
-    process.stdin.destroy();
+    if (stdin) process.stdin.destroy();
   }
-}
-
-/** Copies an output to this process' own, which stays open. */
-async function relay(source: Readable | undefined, target: NodeJS.WriteStream): Promise<void> {
-  if (!source) return;
-  source.pipe(target, { end: false });
-  await finished(source, { writable: false });
 }

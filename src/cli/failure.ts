@@ -1,5 +1,5 @@
 import { CommanderError } from 'commander';
-import { errorMessage, LcowError } from '../errors/index.js';
+import { errorMessage, isLcowError, LcowError } from '../errors/index.js';
 
 /** Thrown by a command that has an exit code and nothing to say. */
 export class ExitWith extends Error {
@@ -17,6 +17,9 @@ export const ENGINE_FAILURE = 125;
 /** Exit code of a command cut short by a signal: 128 + SIGINT, as shells have it. */
 const INTERRUPTED = 130;
 
+/** Exit code of a command whose output nobody reads any more (`lcow … | head`): 128 + SIGPIPE. */
+const BROKEN_PIPE = 141;
+
 /** An error with the exit code that the command gives it. */
 export class CommandFailure extends Error {
   readonly exitCode: number;
@@ -28,7 +31,7 @@ export class CommandFailure extends Error {
 }
 
 /**
- * Prints one sentence and a hint, with --debug the whole chain; answers the exit code.
+ * Prints what is to be said of an error; answers the exit code.
  * @param command the command that was called: `run` has docker's code for options it does not know
  */
 export function reportFailure(error: unknown, command: string | undefined): number {
@@ -36,18 +39,23 @@ export function reportFailure(error: unknown, command: string | undefined): numb
   // Commander has printed what there is to say; 0 is for help and version.
   if (error instanceof CommanderError)
     return error.exitCode !== 0 && command === 'run' ? ENGINE_FAILURE : error.exitCode;
+  if (isBrokenPipe(error)) return BROKEN_PIPE;
   if (error instanceof CommandFailure) {
-    print(error.cause);
+    printFailure(error.cause);
     return error.exitCode;
   }
-  print(error);
-  return error instanceof LcowError && error.code === 'CANCELLED' ? INTERRUPTED : 1;
+  printFailure(error);
+  return isLcowError(error, 'CANCELLED') ? INTERRUPTED : 1;
 }
 
-function print(error: unknown): void {
-  const lines: string[] = [];
-  const message = error instanceof Error ? error.message : String(error);
-  lines.push(`lcow: ${message}`);
+/** Whether an error is that of writing where nobody reads any more. */
+export function isBrokenPipe(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException | undefined)?.code === 'EPIPE';
+}
+
+/** Prints one sentence and a hint to stderr, with --debug the whole chain. */
+export function printFailure(error: unknown): void {
+  const lines: string[] = [`lcow: ${errorMessage(error)}`];
   if (error instanceof LcowError) {
     const tail = error.details['consoleTail'];
     if (typeof tail === 'string' && tail.trim() !== '')
@@ -55,13 +63,19 @@ function print(error: unknown): void {
     if (error.hint) lines.push(error.hint);
   }
   if (process.env['LCOW_DEBUG']) lines.push('', ...chain(error));
-  process.stderr.write(`${lines.join('\n')}\n`);
+  process.stderr.write(`${lines.map(inert).join('\n')}\n`);
 }
 
-/** What came from a guest may hold escape sequences; a terminal gets none of them. */
+/**
+ * A text without what a terminal obeys: parts of it may come from a guest, a registry or an archive. Line ends and tabs
+ * stay.
+ */
+export function inert(text: string): string {
+  return text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '');
+}
+
 function lastLines(text: string, count: number): string[] {
-  const clean = text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, '');
-  return clean.trimEnd().split('\n').slice(-count);
+  return inert(text).trimEnd().split('\n').slice(-count);
 }
 
 function chain(error: unknown): string[] {

@@ -4,18 +4,19 @@
  */
 export function abortOnSignals(): { signal: AbortSignal } & Disposable {
   const abort = new AbortController();
-  let first = true;
-  const onSignal = (): void => {
-    if (!first) process.exit(130);
-    first = false;
+  const handler = onSignals(['SIGINT', 'SIGTERM', 'SIGHUP'], () => {
+    if (abort.signal.aborted) process.exit(130);
     abort.abort();
-  };
-  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-  for (const name of names) process.on(name, onSignal);
+  });
+  return { signal: abort.signal, [Symbol.dispose]: () => handler[Symbol.dispose]() };
+}
+
+/** Calls a function at each of these signals for as long as the resource lives. */
+export function onSignals(names: readonly NodeJS.Signals[], act: (name: NodeJS.Signals) => void): Disposable {
+  for (const name of names) process.on(name, act);
   return {
-    signal: abort.signal,
     [Symbol.dispose]: () => {
-      for (const name of names) process.off(name, onSignal);
+      for (const name of names) process.off(name, act);
     },
   };
 }

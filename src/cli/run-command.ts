@@ -1,17 +1,10 @@
 import { Command } from 'commander';
-import {
-  Engine,
-  linuxSignal,
-  openLog,
-  parseCpus,
-  parseSize,
-  startFailureExitCode,
-  type Supervisor,
-} from '../engine/index.js';
-import { CommandFailure, ENGINE_FAILURE, ExitWith } from './failure.js';
-import { abortOnSignals } from './interruption.js';
+import { Engine, openLog, parseCpus, parseSize, startFailureExitCode, type Supervisor } from '../engine/index.js';
+import { isLcowError } from '../errors/index.js';
+import { CommandFailure, ENGINE_FAILURE, ExitWith, printFailure } from './failure.js';
 import { parsed, repeated } from './options.js';
 import { PullProgress } from './pull-progress.js';
+import { SignalForwarding } from './signal-forwarding.js';
 import { spinner } from './spinner.js';
 import { attachTerminal, consoleSize, requireTerminal } from './terminal.js';
 
@@ -57,20 +50,28 @@ export function runCommand(): Command {
 }
 
 async function run(image: string, command: string[], options: RunOptions): Promise<number> {
+  // One from beginning to end: between two of them a Ctrl-C would end this process with its work half done.
+  using signals = new SignalForwarding();
   try {
     if (options.interactive && options.tty && !options.detach) requireTerminal();
     const engine = await Engine.open();
-    const id = await create(engine, image, command, options);
-    return options.detach ? await background(engine, id, options) : await foreground(engine, id, options);
+    const id = await create(engine, image, command, options, signals.signal);
+    if (options.detach) return await background(engine, id, signals.signal);
+    return await foreground(engine, id, options, signals);
   } catch (error) {
+    if (isLcowError(error, 'CANCELLED')) throw error;
     throw new CommandFailure(startFailureExitCode(error), error);
   }
 }
 
-async function create(engine: Engine, image: string, command: string[], options: RunOptions): Promise<string> {
-  using interruption = abortOnSignals();
+async function create(
+  engine: Engine,
+  image: string,
+  command: string[],
+  options: RunOptions,
+  signal: AbortSignal,
+): Promise<string> {
   using progress = new PullProgress();
-  const { signal } = interruption;
   const config = await engine.create({
     image,
     command,
@@ -93,83 +94,40 @@ async function create(engine: Engine, image: string, command: string[], options:
   return config.id;
 }
 
-async function background(engine: Engine, id: string, options: RunOptions): Promise<number> {
-  using interruption = abortOnSignals();
+async function background(engine: Engine, id: string, signal: AbortSignal): Promise<number> {
   using _spinner = spinner('Starting the utility VM');
-  try {
-    await engine.startDetached(id, interruption.signal);
-  } catch (error) {
-    if (options.rm) await engine.remove(id, true);
-    throw error;
-  }
+  await engine.startDetached(id, signal);
   console.log(id);
   return 0;
 }
 
-async function foreground(engine: Engine, id: string, options: RunOptions): Promise<number> {
-  const supervisor = await start(engine, id, options);
-  const { tty, interactive } = options;
-  using _signals = forwardSignals(engine, supervisor);
-  using _terminal =
-    tty && process.stdin.isTTY && interactive
-      ? attachTerminal((rows, columns) => supervisor.init.resizeConsole(rows, columns))
-      : undefined;
+async function foreground(engine: Engine, id: string, options: RunOptions, signals: SignalForwarding): Promise<number> {
   try {
-    const { exitCode } = await supervisor.wait();
+    const supervisor = await start(engine, id, options, signals.signal);
+    signals.to(engine, supervisor);
+    using _terminal = options.tty
+      ? attachTerminal(options.interactive ?? false, (rows, columns) => supervisor.init.resizeConsole(rows, columns))
+      : undefined;
+    const { exitCode, error } = await supervisor.wait();
+    if (error !== undefined) printFailure(error);
     return exitCode ?? ENGINE_FAILURE;
   } finally {
-    process.stdin.destroy();
-    await engine.afterExit(id);
+    // Whoever feeds it may keep it open for long; nobody here reads it any more.
+    if (options.interactive) process.stdin.destroy();
   }
 }
 
-async function start(engine: Engine, id: string, options: RunOptions): Promise<Supervisor> {
-  using interruption = abortOnSignals();
+async function start(engine: Engine, id: string, options: RunOptions, signal: AbortSignal): Promise<Supervisor> {
   using _spinner = spinner('Starting the utility VM');
   const size = options.tty ? consoleSize() : undefined;
-  try {
-    return await engine.supervise(id, {
-      signal: interruption.signal,
-      log: await openLog('silent'),
-      attach: {
-        stdout: process.stdout,
-        stderr: process.stderr,
-        ...(options.interactive ? { stdin: process.stdin } : {}),
-        ...(size ? { consoleSize: size } : {}),
-      },
-    });
-  } catch (error) {
-    if (options.rm) await engine.remove(id, true);
-    throw error;
-  }
-}
-
-const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const;
-const ENDING: ReadonlySet<NodeJS.Signals> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP']);
-
-/**
- * Hands signals on to the container, as `docker run` does. This process owns the VM, so it cannot leave before the
- * container ends: an ending signal that the init does not handle kills it, SIGTERM gives it the stop grace, and the third
- * signal kills it in any case.
- */
-function forwardSignals(engine: Engine, supervisor: Supervisor): Disposable {
-  let endings = 0;
-  // The container may end while a signal is on its way; its end is reported by wait().
-  const ignore = (): undefined => undefined;
-  const onSignal = (name: NodeJS.Signals): void => {
-    if (ENDING.has(name)) endings += 1;
-    if (endings >= 3) void supervisor.init.kill().catch(ignore);
-    else if (name === 'SIGTERM') void supervisor.stop(engine.stopGraceMs, linuxSignal(name)).catch(ignore);
-    else
-      void supervisor.init.signal(linuxSignal(name)).then((delivered) => {
-        if (!delivered && ENDING.has(name)) return supervisor.init.kill();
-        return undefined;
-      }, ignore);
-  };
-  for (const name of FORWARDED) process.on(name, onSignal);
-  return {
-    [Symbol.dispose]: () => {
-      for (const name of FORWARDED) process.off(name, onSignal);
+  return await engine.supervise(id, {
+    signal,
+    log: await openLog('silent'),
+    attach: {
+      stdout: process.stdout,
+      stderr: process.stderr,
+      ...(options.interactive ? { stdin: process.stdin } : {}),
+      ...(size ? { consoleSize: size } : {}),
     },
-  };
+  });
 }

@@ -15,19 +15,24 @@ export function consoleSize(): { rows: number; columns: number } | undefined {
   return process.stdout.isTTY ? { rows, columns } : undefined;
 }
 
-/** Raw mode and resize events for as long as the resource lives: every key goes to the container. */
-export function attachTerminal(resize: (rows: number, columns: number) => Promise<void>): Disposable {
-  process.stdin.setRawMode(true);
+/**
+ * Hands this command's terminal on for as long as the resource lives: its size, at once, since it may have changed while
+ * the process started, and at every change; and with `keys` every key, by raw mode.
+ */
+export function attachTerminal(keys: boolean, resize: (rows: number, columns: number) => Promise<void>): Disposable {
+  const raw = keys && process.stdin.isTTY;
+  if (raw) process.stdin.setRawMode(true);
   const onResize = (): void => {
     const size = consoleSize();
     // A resize that comes when the process has just ended is of no consequence.
     if (size) void resize(size.rows, size.columns).catch(() => undefined);
   };
   process.stdout.on('resize', onResize);
+  onResize();
   return {
     [Symbol.dispose]: () => {
       process.stdout.off('resize', onResize);
-      process.stdin.setRawMode(false);
+      if (raw) process.stdin.setRawMode(false);
     },
   };
 }

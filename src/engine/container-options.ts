@@ -20,7 +20,7 @@ export interface ContainerOptions {
   /** name|uid[:group|gid] */
   readonly user?: string;
   readonly hostname?: string;
-  /** Made up when absent. */
+  /** Made up when absent or empty. */
   readonly name?: string;
   readonly tty?: boolean;
   readonly openStdin?: boolean;
@@ -32,6 +32,8 @@ export interface ContainerOptions {
 }
 
 const MINIMUM_MEMORY_BYTES = 6 * 2 ** 20;
+/** What /etc/hosts and sethostname(2) take; names with an underscore are common, if no DNS names. */
+const HOSTNAME = /^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,62}$/;
 
 /**
  * Puts an image's defaults and the user's options together.
@@ -43,7 +45,7 @@ export function containerConfig(options: ContainerOptions, image: Image, layerId
   const memoryBytes = options.memoryBytes ?? 0;
   if (memoryBytes !== 0 && memoryBytes < MINIMUM_MEMORY_BYTES)
     throw new LcowError('INVALID_ARGUMENT', 'Minimum memory limit allowed is 6MB.');
-  const workingDir = options.workingDir ?? (defaults.WorkingDir || '/');
+  const workingDir = options.workingDir || defaults.WorkingDir || '/';
   if (!workingDir.startsWith('/'))
     throw new LcowError(
       'INVALID_ARGUMENT',
@@ -52,17 +54,19 @@ export function containerConfig(options: ContainerOptions, image: Image, layerId
   const stopSignal = defaults.StopSignal || 'SIGTERM';
   signalNumber(stopSignal);
   const tty = options.tty ?? false;
-  const hostname = options.hostname ?? id.slice(0, 12);
+  const hostname = options.hostname || id.slice(0, 12);
+  if (!HOSTNAME.test(hostname))
+    throw new LcowError('INVALID_ARGUMENT', `Invalid hostname: ${hostname} (at most 63 of [a-zA-Z0-9_.-]).`);
   return {
     id,
-    name: options.name ?? randomContainerName(),
+    name: options.name?.replace(/^\//, '') || randomContainerName(),
     image: options.image,
     imageId: image.id,
     createdAt: new Date().toISOString(),
     args: commandLine(options, defaults),
     env: mergeEnv([...(defaults.Env ?? []), ...userEnv(options.env ?? [], options.hostEnv)]),
     workingDir,
-    user: options.user ?? defaults.User ?? '',
+    user: options.user || defaults.User || '',
     hostname,
     tty,
     openStdin: options.openStdin ?? false,
@@ -92,23 +96,26 @@ function commandLine(options: ContainerOptions, defaults: ImageDefaults): string
 }
 
 /**
- * What -e gives: "K=V" as it is, "K" with the host's value, or nothing when the host has none.
+ * What -e gives: "K=V" as it is, "K" with the host's value, or as it is when the host has none: then it takes the image's
+ * value away.
  * @throws LcowError INVALID_ARGUMENT.
  */
 export function userEnv(items: readonly string[], hostEnv: NodeJS.ProcessEnv | undefined): string[] {
-  return items.flatMap((item) => {
-    if (item.includes('=')) {
-      if (item.startsWith('=')) throw new LcowError('INVALID_ARGUMENT', `Invalid environment variable: ${item}.`);
-      return [item];
-    }
-    const value = hostEnv?.[item];
-    return value === undefined ? [] : [`${item}=${value}`];
+  return items.map((item) => {
+    if (item === '' || item.startsWith('='))
+      throw new LcowError('INVALID_ARGUMENT', `Invalid environment variable: '${item}'.`);
+    const value = item.includes('=') ? undefined : hostEnv?.[item];
+    return value === undefined ? item : `${item}=${value}`;
   });
 }
 
-/** Later values win; the order of first appearance stays. */
+/** Later values win, at the place of the first; a key without a value takes away what was before it. */
 export function mergeEnv(items: readonly string[]): string[] {
   const merged = new Map<string, string>();
-  for (const item of items) merged.set(item.slice(0, item.indexOf('=')), item);
+  for (const item of items) {
+    const equals = item.indexOf('=');
+    if (equals === -1) merged.delete(item);
+    else merged.set(item.slice(0, equals), item);
+  }
   return [...merged.values()];
 }

@@ -37,8 +37,8 @@ export type ContainerConfig = z.infer<typeof containerConfigSchema>;
 
 /** Where a container is in its life; rewritten whole at every change. */
 export const containerStateSchema = z.object({
-  status: z.enum(['created', 'starting', 'running', 'exited']),
-  /** The process that owns the utility VM. */
+  status: z.enum(['created', 'starting', 'running', 'exited', 'removing']),
+  /** The process that owns the utility VM; of a container being removed, the one that removes it. */
   supervisor: identity.optional(),
   pid: z.number().int().optional(),
   startedAt: z.string().optional(),
@@ -50,6 +50,11 @@ export const containerStateSchema = z.object({
 });
 
 export type ContainerState = z.infer<typeof containerStateSchema>;
+
+/** Whether a utility VM belongs to the container, or is about to. */
+export function isActive({ status }: ContainerState): boolean {
+  return status === 'starting' || status === 'running';
+}
 
 /** A container as the store knows it. */
 export interface ContainerRecord {

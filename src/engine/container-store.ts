@@ -2,11 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { z } from 'zod';
-import { LcowError } from '../errors/index.js';
+import { isLcowError, LcowError } from '../errors/index.js';
 import { asIoError, isAlive, withLock, writeFileAtomic, type StateFolders } from '../state/index.js';
 import {
   containerConfigSchema,
   containerStateSchema,
+  isActive,
   type ContainerConfig,
   type ContainerRecord,
   type ContainerState,
@@ -83,10 +84,10 @@ export class ContainerStore {
     });
   }
 
-  /** Replaces the state of a container by what `change` makes of it. */
+  /** Replaces the state of a container, as {@link get} gives it, by what `change` makes of it. */
   async update(id: string, change: (state: ContainerState) => ContainerState): Promise<ContainerState> {
     return withLock(this.#folders.locks, `container ${id}`, async () => {
-      const state = change((await this.#load(id)).state);
+      const state = change((await this.get(id)).state);
       await writeFileAtomic(join(this.folder(id), 'state.json'), JSON.stringify(state));
       return state;
     });
@@ -94,25 +95,20 @@ export class ContainerStore {
 
   /**
    * One container. A "running" one whose supervisor is dead has exited: its VM died with it.
-   * @throws LcowError CONTAINER_NOT_FOUND.
+   * @throws LcowError CONTAINER_NOT_FOUND, BAD_RECORD.
    */
   async get(id: string): Promise<ContainerRecord> {
-    const record = await this.#load(id);
-    const { supervisor, status } = record.state;
-    const active = status === 'starting' || status === 'running';
-    if (!active || (supervisor && isAlive(supervisor))) return record;
-    return {
-      config: record.config,
-      state: {
-        ...record.state,
-        status: 'exited',
-        exitCode: 137,
-        error: 'The process that owned the utility VM was killed.',
-      },
-    };
+    const config = await this.#read(id, 'config.json', containerConfigSchema);
+    const state = await this.#read(id, 'state.json', containerStateSchema);
+    if (!isActive(state) || (state.supervisor && isAlive(state.supervisor))) return { config, state };
+    const error = 'The process that owned the utility VM was killed.';
+    return { config, state: { ...state, status: 'exited', exitCode: 137, error } };
   }
 
-  /** All containers, the newest first. A folder that cannot be read is left out: it is being made or removed. */
+  /**
+   * All containers, the newest first. One whose folder is going away is left out, and so is a damaged one, which must not
+   * stand in the way of all others: {@link resolve} tells of it when it is asked for by its id.
+   */
   async list(): Promise<ContainerRecord[]> {
     const records: ContainerRecord[] = [];
     for (const name of await readdir(this.#folders.containers)) {
@@ -120,7 +116,7 @@ export class ContainerStore {
       try {
         records.push(await this.get(name));
       } catch (error) {
-        if (!(error instanceof LcowError && error.code === 'CONTAINER_NOT_FOUND')) throw error;
+        if (!isLcowError(error, 'CONTAINER_NOT_FOUND', 'BAD_RECORD')) throw error;
       }
     }
     return records.sort((a, b) => b.config.createdAt.localeCompare(a.config.createdAt));
@@ -138,8 +134,9 @@ export class ContainerStore {
     if (matches.length > 1)
       throw new LcowError('INVALID_ARGUMENT', `Multiple IDs found with provided prefix: ${nameOrId}.`);
     const [only] = matches;
-    if (!only) throw new LcowError('CONTAINER_NOT_FOUND', `No such container: ${nameOrId}`);
-    return only;
+    if (only) return only;
+    if (ID.test(nameOrId)) return this.get(nameOrId);
+    throw new LcowError('CONTAINER_NOT_FOUND', `No such container: ${nameOrId}`);
   }
 
   /** Removes a container's folder: by rename first, so that it vanishes at once. */
@@ -163,13 +160,6 @@ export class ContainerStore {
     });
   }
 
-  async #load(id: string): Promise<ContainerRecord> {
-    return {
-      config: await this.#read(id, 'config.json', containerConfigSchema),
-      state: await this.#read(id, 'state.json', containerStateSchema),
-    };
-  }
-
   async #read<T>(id: string, file: string, schema: z.ZodType<T>): Promise<T> {
     const path = join(this.folder(id), file);
     let text: string;
@@ -182,7 +172,7 @@ export class ContainerStore {
     }
     const parsed = schema.safeParse(parseJson(text));
     if (!parsed.success)
-      throw new LcowError('IO_FAILED', `${path} is damaged: ${parsed.error.issues[0]?.message ?? 'not JSON'}.`, {
+      throw new LcowError('BAD_RECORD', `${path} is damaged: ${parsed.error.issues[0]?.message ?? 'not JSON'}.`, {
         hint: `Remove the folder ${this.folder(id)} to forget this container.`,
         cause: parsed.error,
       });

@@ -1,11 +1,13 @@
 import { createConnection, type Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
-import { CATALOGUE, LcowError, type ErrorCode } from '../errors/index.js';
+import { isErrorCode, LcowError } from '../errors/index.js';
 import type { ConsoleSize, OciProcess } from '../gcs/index.js';
+import { MAX_TIMER_MS } from '../lifetime/index.js';
 import {
   errorDetail,
   Multiplexer,
   serviceClient,
+  TransportError,
   TtrpcClient,
   TtrpcError,
   type ServiceClient,
@@ -28,13 +30,18 @@ export interface RemoteExec {
 export class ControlClient implements AsyncDisposable {
   readonly #mux: Multiplexer;
   readonly #service: ServiceClient<typeof SupervisorService>;
+  readonly #name: string;
 
-  private constructor(mux: Multiplexer) {
-    this.#mux = mux;
-    this.#service = serviceClient(SupervisorService, new TtrpcClient(mux.open()));
+  private constructor(socket: Socket, name: string) {
+    this.#name = name;
+    this.#mux = new Multiplexer(socket, { side: 'host', mapError: (error) => this.#known(error) });
+    this.#service = serviceClient(SupervisorService, new TtrpcClient(this.#mux.open()));
   }
 
-  /** @throws LcowError CONTAINER_NOT_RUNNING when nobody listens. */
+  /**
+   * Calls and streams fail with CONTAINER_NOT_RUNNING, too, when the supervisor goes away meanwhile.
+   * @throws LcowError CONTAINER_NOT_RUNNING when nobody listens.
+   */
   static async connect(path: string, name: string): Promise<ControlClient> {
     const socket = await new Promise<Socket>((resolve, reject) => {
       const attempt = createConnection({ path, allowHalfOpen: true });
@@ -43,7 +50,7 @@ export class ControlClient implements AsyncDisposable {
         reject(new LcowError('CONTAINER_NOT_RUNNING', `Container ${name} is not running.`, { cause })),
       );
     });
-    return new ControlClient(new Multiplexer(socket, { side: 'host' }));
+    return new ControlClient(socket, name);
   }
 
   async state(): Promise<{ supervisorPid: number; qemuPid: number; pid: number }> {
@@ -59,8 +66,12 @@ export class ControlClient implements AsyncDisposable {
     return (await this.#call(this.#service.signal({ signal, execId }))).delivered;
   }
 
-  /** @param signal 0 for the image's stop signal. */
+  /**
+   * Also of a container that is still starting.
+   * @param signal 0 for the image's stop signal.
+   */
   async stop(graceMs: number, signal = 0): Promise<number> {
+    graceMs = Math.min(Math.ceil(graceMs), MAX_TIMER_MS);
     return (await this.#call(this.#service.stop({ graceMs, signal }))).exitCode;
   }
 
@@ -79,7 +90,7 @@ export class ControlClient implements AsyncDisposable {
     // These two only ever carry one direction.
     stdout?.end();
     stderr?.end();
-    const { execId } = await this.#call(
+    const started = this.#call(
       this.#service.exec({
         processJson: Buffer.from(JSON.stringify(options.process)),
         user: options.user,
@@ -90,6 +101,10 @@ export class ControlClient implements AsyncDisposable {
         columns: options.consoleSize?.columns ?? 0,
       }),
     );
+    started.catch(() => {
+      for (const stream of [stdin, stdout, stderr]) stream?.destroy();
+    });
+    const { execId } = await started;
     return {
       execId,
       ...(stdin ? { stdin } : {}),
@@ -107,8 +122,14 @@ export class ControlClient implements AsyncDisposable {
     try {
       return await answer;
     } catch (error) {
-      throw error instanceof TtrpcError ? fromStatus(error) : error;
+      throw this.#known(error);
     }
+  }
+
+  #known<T>(error: T): T | LcowError {
+    if (error instanceof TtrpcError) return fromStatus(error);
+    if (!(error instanceof TransportError)) return error;
+    return new LcowError('CONTAINER_NOT_RUNNING', `Container ${this.#name} is no longer running.`, { cause: error });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -117,11 +138,9 @@ export class ControlClient implements AsyncDisposable {
   }
 }
 
-function fromStatus(error: TtrpcError): unknown {
-  const detail = errorDetail(error, ControlErrorSchema);
-  if (!detail) return error;
-  const { code, hint } = detail;
-  return new LcowError(code in CATALOGUE ? (code as ErrorCode) : 'IO_FAILED', error.message, {
+function fromStatus(error: TtrpcError): LcowError {
+  const { code = '', hint = '' } = errorDetail(error, ControlErrorSchema) ?? {};
+  return new LcowError(isErrorCode(code) ? code : 'IO_FAILED', error.message, {
     cause: error,
     ...(hint ? { hint } : {}),
   });

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -49,7 +49,12 @@ describe('the options of a container', () => {
     const env = made({ env: ['B=3', 'HOME_TOWN', 'ABSENT'], hostEnv: { HOME_TOWN: 'Ulm' } }, defaults).env;
     expect(env).toEqual(['A=1', 'B=3', 'HOME_TOWN=Ulm']);
     expect(mergeEnv(['X=a=b', 'X='])).toEqual(['X=']);
-    expect(() => made({ env: ['=x'] }, defaults)).toThrow('Invalid environment variable');
+    for (const bad of ['=x', '']) expect(() => made({ env: [bad] }, defaults)).toThrow('Invalid environment variable');
+  });
+
+  it('lets a name that the host does not have take the image’s value away', () => {
+    expect(made({ env: ['A'], hostEnv: {} }, defaults).env).toEqual(['B=2']);
+    expect(mergeEnv(['FOO', 'FO=1'])).toEqual(['FO=1']);
   });
 
   it('takes user and working directory from the image unless given', () => {
@@ -57,6 +62,21 @@ describe('the options of a container', () => {
     expect(made({ user: '0', workingDir: '/' }, defaults)).toMatchObject({ user: '0', workingDir: '/' });
     expect(() => made({ workingDir: 'here' }, defaults)).toThrow('absolute path');
     expect(() => made({ memoryBytes: 1024 }, defaults)).toThrow('Minimum memory limit');
+  });
+
+  it('takes an empty option for none', () => {
+    const { user, workingDir, hostname, name, id } = made(
+      { user: '', workingDir: '', hostname: '', name: '' },
+      defaults,
+    );
+    expect([user, workingDir, hostname]).toEqual(['app', '/srv', id.slice(0, 12)]);
+    expect(name).toMatch(/^[a-z]+_[a-z]+$/);
+    expect(made({ name: '/web' }, defaults).name).toBe('web');
+  });
+
+  it('refuses a host name that would write more than a name into /etc/hosts', () => {
+    for (const bad of ['a b', 'a\n10.0.0.1 evil', '-a', 'a'.repeat(64)])
+      expect(() => made({ hostname: bad }, defaults)).toThrow('Invalid hostname');
   });
 });
 
@@ -97,5 +117,18 @@ describe('the container store', () => {
     await store.create(config);
     await store.update(config.id, () => ({ status: 'running', supervisor: { pid: 999_999_999, startTime: 1 } }));
     expect((await store.get(config.id)).state).toMatchObject({ status: 'exited', exitCode: 137 });
+    await store.update(config.id, (state) => {
+      expect(state.status).toBe('exited');
+      return state;
+    });
+  });
+
+  it('does not let a damaged container stand in the way of the others', async () => {
+    const [good, bad] = [made({ command: ['x'] }), made({ command: ['x'] })];
+    await store.create(good);
+    await store.create(bad);
+    await writeFile(join(store.folder(bad.id), 'state.json'), '{"status":');
+    expect((await store.list()).map(({ config }) => config.id)).toEqual([good.id]);
+    await expect(store.resolve(bad.id)).rejects.toMatchObject({ code: 'BAD_RECORD' });
   });
 });

@@ -4,22 +4,24 @@ import type { OciProcess } from '../gcs/index.js';
 import { initDriver, type Driver } from '../graphdriver/index.js';
 import { sweepComputeSystems, type Logger } from '../hcs/index.js';
 import { ImageStore, topLayerId, type Image, type PullOptions, type RemovedImage } from '../images/index.js';
-import { delay, timeoutMs } from '../lifetime/index.js';
-import { isAlive, stateFolders, type StateFolders } from '../state/index.js';
+import { delay, Scope, throwIfAborted, timeoutMs } from '../lifetime/index.js';
+import { isAlive, ownIdentity, stateFolders, type StateFolders } from '../state/index.js';
 import { containerConfig, mergeEnv, userEnv, type ContainerOptions } from './container-options.js';
-import type { ContainerConfig, ContainerRecord } from './container-record.js';
+import { isActive, type ContainerConfig, type ContainerRecord, type ContainerState } from './container-record.js';
 import { ContainerStore } from './container-store.js';
 import { ControlClient } from './control-client.js';
 import { startDetached } from './detached.js';
 import { readLog, type LogEntry } from './log-file.js';
 import type { AttachedStreams, Supervisor } from './supervisor.js';
 
+/** What {@link Engine.create} takes. */
 export interface CreateOptions extends ContainerOptions {
   /** How a missing image is pulled; absent: it is an error. */
   readonly pull?: PullOptions;
   readonly signal?: AbortSignal;
 }
 
+/** What {@link Engine.execProcess} takes. */
 export interface ExecOptions {
   readonly args: readonly string[];
   /** "K=V", or "K" to take the value from `hostEnv`. */
@@ -29,12 +31,18 @@ export interface ExecOptions {
   readonly workingDir?: string;
 }
 
+/** What {@link Engine.logs} takes. */
 export interface LogOptions {
+  /** Go on until the container has exited. */
   readonly follow?: boolean;
+  /** Only so many entries from the end. */
   readonly tail?: number;
   readonly since?: Date;
   readonly signal?: AbortSignal;
 }
+
+/** How often the state of a container is looked at by those who wait for it to change. */
+const STATE_INTERVAL_MS = 20;
 
 /** How often a follower looks for more: Node's file watching differs from host to host. */
 const FOLLOW_INTERVAL_MS = 100;
@@ -74,11 +82,22 @@ export class Engine {
     await sweepComputeSystems(this.folders.runtime);
     await this.#store.sweep();
     for (const { config, state } of await this.#store.list()) {
-      if (state.status !== 'exited' || !state.supervisor || isAlive(state.supervisor)) continue;
-      const { supervisor: _dead, ...ended } = state;
-      await this.#store.update(config.id, () => ended);
-      await rm(this.#store.controlSocket(config.id), { force: true });
-      if (config.autoRemove) await this.#discard(config.id);
+      if (isActive(state) || !state.supervisor || isAlive(state.supervisor)) continue;
+      try {
+        if (config.autoRemove || state.status === 'removing') {
+          await this.#discard(config.id);
+          continue;
+        }
+        await this.#store.update(config.id, (now) => {
+          if (isActive(now) || !now.supervisor || isAlive(now.supervisor)) return now;
+          const { supervisor: _dead, ...ended } = now;
+          return ended;
+        });
+        await rm(this.#store.controlSocket(config.id), { force: true });
+      } catch (error) {
+        // Another command sweeps or removes as well.
+        if (!isLcowError(error, 'CONTAINER_NOT_FOUND', 'IN_USE')) throw error;
+      }
     }
   }
 
@@ -102,34 +121,52 @@ export class Engine {
     const config = containerConfig(options, image, layerIds);
     await this.#store.create(config);
     try {
-      await this.driver.createReadWrite(config.id, layerIds[0] ?? '');
+      const { signal } = options;
+      await this.driver.createReadWrite(config.id, layerIds[0] ?? '', signal ? { signal } : {});
+      throwIfAborted(signal);
     } catch (error) {
-      await this.#discard(config.id);
-      throw error;
+      await this.#discardAfter(error, config.id);
     }
     return config;
   }
 
-  /** Starts a created container in this process, which owns it from now on. */
+  /**
+   * Starts a created container in this process, which owns it from now on. One that is to be removed is gone when
+   * {@link Supervisor.wait} settles, and when the start fails.
+   * @throws LcowError of whatever made the start fail.
+   */
   async supervise(
     id: string,
     options: { attach?: AttachedStreams; signal?: AbortSignal; log?: Logger } = {},
   ): Promise<Supervisor> {
     const { config } = await this.#store.get(id);
+    const { folders, driver } = this;
+    const onEnded = async (): Promise<void> => {
+      if (config.autoRemove) await this.#discard(id);
+    };
     // Only who runs a container needs the rooms that a VM needs.
     const { Supervisor } = await import('./supervisor.js');
-    return Supervisor.start({ folders: this.folders, store: this.#store, driver: this.driver, config, ...options });
+    try {
+      return await Supervisor.start({ folders, store: this.#store, driver, config, onEnded, ...options });
+    } catch (error) {
+      if (!config.autoRemove) throw error;
+      return await this.#discardAfter(error, id);
+    }
   }
 
-  /** Starts a created container in a process of its own that outlives this one. */
+  /**
+   * Starts a created container in a process of its own that outlives this one.
+   * @throws as {@link supervise}.
+   */
   async startDetached(id: string, signal?: AbortSignal): Promise<void> {
-    await startDetached(this.#store, id, signal);
-  }
-
-  /** What remains to do when a supervised container has exited: remove it if it was to be removed. */
-  async afterExit(id: string): Promise<void> {
     const { config } = await this.#store.get(id);
-    if (config.autoRemove) await this.#discard(id);
+    try {
+      await startDetached(this.folders, this.#store, id, signal);
+    } catch (error) {
+      if (!config.autoRemove) throw error;
+      // The supervisor has done so, unless it was killed.
+      await this.#discardAfter(error, id);
+    }
   }
 
   /** @throws LcowError CONTAINER_NOT_FOUND. */
@@ -172,14 +209,8 @@ export class Engine {
 
   /** Stops a container and waits until it is over. One that does not run is left alone, as docker does. */
   async stop(nameOrId: string, graceMs = this.stopGraceMs): Promise<void> {
-    const { config, state } = await this.#store.resolve(nameOrId);
-    if (state.status === 'starting') {
-      // It has no process to stop yet: its owner gives the start up.
-      if (state.supervisor && isAlive(state.supervisor)) process.kill(state.supervisor.pid, 'SIGTERM');
-    } else if (state.status === 'running') {
-      await using client = await this.connect(config.id);
-      await client.stop(graceMs);
-    }
+    const { config } = await this.#store.resolve(nameOrId);
+    await this.#whileActive(config, (client) => client.stop(graceMs));
     await this.#untilOver(config.id);
   }
 
@@ -191,14 +222,14 @@ export class Engine {
 
   /**
    * Waits for a container to exit.
-   * @returns its exit code.
+   * @returns its exit code; of one that was never started 0, as docker has it.
+   * @throws LcowError CONTAINER_NOT_FOUND.
    */
   async wait(nameOrId: string): Promise<number> {
-    const { config, state } = await this.#store.resolve(nameOrId);
-    if (state.status !== 'running') return this.#untilOver(config.id);
+    const { config } = await this.#store.resolve(nameOrId);
     // Asked of its owner: with --rm there is nothing left to read the code from afterwards.
-    await using client = await this.connect(config.id);
-    const exitCode = await client.wait();
+    const exitCode = await this.#whileActive(config, (client) => client.wait());
+    if (exitCode === undefined) return (await this.#store.get(config.id)).state.exitCode ?? 0;
     await this.#untilOver(config.id);
     return exitCode;
   }
@@ -208,14 +239,8 @@ export class Engine {
    * @throws LcowError IN_USE when it runs and `force` is not given.
    */
   async remove(nameOrId: string, force = false): Promise<void> {
-    const { config, state } = await this.#store.resolve(nameOrId);
-    if (state.status === 'running' || state.status === 'starting') {
-      if (!force)
-        throw new LcowError('IN_USE', `You cannot remove a running container ${config.id}.`, {
-          hint: 'Stop the container before attempting removal or force remove.',
-        });
-      await this.stop(config.id, 0);
-    }
+    const { config } = await this.#store.resolve(nameOrId);
+    if (force) await this.stop(config.id, 0);
     await this.#discard(config.id);
   }
 
@@ -224,8 +249,8 @@ export class Engine {
     const { config } = await this.#store.resolve(nameOrId);
     const over = async (): Promise<boolean> => {
       // The state is read before the file, so that what was written before the end is seen.
-      const status = await this.#status(config.id);
-      if (status === 'running' || status === 'starting') {
+      const state = await this.#state(config.id);
+      if (state && isActive(state)) {
         await delay(FOLLOW_INTERVAL_MS, options.signal);
         return false;
       }
@@ -251,35 +276,75 @@ export class Engine {
     });
   }
 
-  async #status(id: string): Promise<string> {
+  /** Asks the owner of a container that runs or is starting; undefined when it does neither. */
+  async #whileActive<T>(config: ContainerConfig, ask: (client: ControlClient) => Promise<T>): Promise<T | undefined> {
+    for (;;) {
+      const state = await this.#state(config.id);
+      if (!state || !isActive(state)) return undefined;
+      try {
+        await using client = await ControlClient.connect(this.#store.controlSocket(config.id), config.name);
+        return await ask(client);
+      } catch (error) {
+        if (!isLcowError(error, 'CONTAINER_NOT_RUNNING')) throw error;
+        // Its owner does not listen yet, or no longer; the state will tell.
+        await delay(STATE_INTERVAL_MS);
+      }
+    }
+  }
+
+  async #state(id: string): Promise<ContainerState | undefined> {
     try {
-      return (await this.#store.get(id)).state.status;
+      return (await this.#store.get(id)).state;
     } catch (error) {
-      if (isLcowError(error, 'CONTAINER_NOT_FOUND')) return 'removed';
+      if (isLcowError(error, 'CONTAINER_NOT_FOUND')) return undefined;
       throw error;
     }
   }
 
   /** Waits until the supervisor has released everything, and with --rm until the container is gone. */
-  async #untilOver(id: string): Promise<number> {
+  async #untilOver(id: string): Promise<void> {
     for (;;) {
-      let record: ContainerRecord;
-      try {
-        record = await this.#store.get(id);
-      } catch (error) {
-        if (isLcowError(error, 'CONTAINER_NOT_FOUND')) return 0;
+      const record = await this.#store.get(id).catch((error: unknown) => {
+        if (isLcowError(error, 'CONTAINER_NOT_FOUND')) return undefined;
         throw error;
-      }
-      const { status, supervisor, exitCode } = record.state;
-      const removing = record.config.autoRemove && supervisor && isAlive(supervisor);
-      if (status !== 'starting' && status !== 'running' && !removing) return exitCode ?? 0;
-      await delay(20);
+      });
+      if (!record) return;
+      const { config, state } = record;
+      const goes = config.autoRemove || state.status === 'removing';
+      const removing = goes && state.supervisor !== undefined && isAlive(state.supervisor);
+      if (!isActive(state) && !removing) return;
+      await delay(STATE_INTERVAL_MS);
     }
   }
 
+  /**
+   * Removes everything of a container that does not run; one that is gone is fine. What a killed remover leaves is
+   * "removing" and is finished by the next sweep.
+   * @throws LcowError IN_USE when it runs.
+   */
   async #discard(id: string): Promise<void> {
+    try {
+      await this.#store.update(id, (state) => {
+        if (isActive(state))
+          throw new LcowError('IN_USE', `You cannot remove a running container ${id}.`, {
+            hint: 'Stop the container before attempting removal or force remove.',
+          });
+        return { ...state, status: 'removing', supervisor: ownIdentity() };
+      });
+    } catch (error) {
+      if (isLcowError(error, 'CONTAINER_NOT_FOUND')) return;
+      // Of a damaged record nothing is kept, but the way to be rid of it.
+      if (!isLcowError(error, 'BAD_RECORD')) throw error;
+    }
     await this.driver.remove(id);
     await rm(this.#store.controlSocket(id), { force: true });
     await this.#store.remove(id);
+  }
+
+  /** Removes a container whose creation or start failed, and throws that failure. */
+  async #discardAfter(failure: unknown, id: string): Promise<never> {
+    const scope = new Scope();
+    scope.defer(() => this.#discard(id));
+    return scope.undo(failure);
   }
 }

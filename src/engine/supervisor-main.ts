@@ -25,14 +25,14 @@ try {
   const supervisor = await engine.supervise(id, { signal: abort.signal, log: await openLog('info') });
   await report({ ok: true });
   if (process.connected) process.disconnect();
-  // A request to end stops the container first, as any owner would.
-  abort.signal.addEventListener('abort', () => void supervisor.stop(engine.stopGraceMs));
-  if (abort.signal.aborted) void supervisor.stop(engine.stopGraceMs);
-  try {
-    await supervisor.wait();
-  } finally {
-    await engine.afterExit(id);
-  }
+  // Of no use to it, and the caller may want to unmount or delete that folder.
+  process.chdir('/');
+  // A request to end stops the container first, as any owner would. Its end is reported by wait().
+  const stop = (): void => void supervisor.stop(engine.stopGraceMs).catch(() => undefined);
+  abort.signal.addEventListener('abort', stop);
+  if (abort.signal.aborted) stop();
+  const { error } = await supervisor.wait();
+  if (error !== undefined) process.stderr.write(`${error}\n`);
 } catch (error) {
   process.exitCode = 1;
   process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);

@@ -1,19 +1,18 @@
-import { finished } from 'node:stream/promises';
 import type { Readable, Writable } from 'node:stream';
 import { errorMessage, LcowError } from '../errors/index.js';
 import type { ConsoleSize, Container, Process } from '../gcs/index.js';
 import { createContainer, defaultLinuxSpec, releaseResources } from '../hcsoci/index.js';
 import { addNamespaceEndpoint, createNamespace, createNatEndpoint, removeNamespace } from '../hns/index.js';
-import { Scope, timeoutMs } from '../lifetime/index.js';
+import { Scope, settledWithin, throwIfAborted, timeoutMs } from '../lifetime/index.js';
 import { ownIdentity, type StateFolders } from '../state/index.js';
 import type { Logger } from '../hcs/index.js';
 import { createUtilityVM, type UtilityVM } from '../uvm/index.js';
 import type { Driver } from '../graphdriver/index.js';
-import type { ContainerConfig, ContainerState } from './container-record.js';
+import { isActive, type ContainerConfig, type ContainerState } from './container-record.js';
 import type { ContainerStore } from './container-store.js';
-import { ControlServer } from './control-server.js';
+import { ControlServer, type RunningContainer, type Supervised } from './control-server.js';
 import { LogWriter } from './log-file.js';
-import { pumpOutput } from './output-pump.js';
+import { OutputPump } from './output-pump.js';
 import { signalNumber } from './signals.js';
 import { startFailureExitCode } from './start-failure.js';
 
@@ -33,28 +32,38 @@ export interface SupervisorOptions {
   readonly attach?: AttachedStreams;
   readonly signal?: AbortSignal;
   readonly log?: Logger;
+  /** The last act, when the container has exited and everything it used is released. */
+  readonly onEnded: () => Promise<void>;
 }
 
 /** Memory of a utility VM beside what the container may use: kernel, agent, page tables. */
 const GUEST_OVERHEAD_MB = 192;
 const DEFAULT_MEMORY_MB = 1024;
 const DISKS_PER_CONTROLLER = 64;
+/** Exit code of a container that ended without one: that of SIGKILL, as docker has it. */
+const KILLED = 137;
 
 /**
  * Owns one container's utility VM from start to end: the process that holds a Supervisor is the one whose death ends the
  * container. Other processes reach it by its control socket.
  */
-export class Supervisor {
+export class Supervisor implements Supervised {
   readonly #options: SupervisorOptions;
   readonly #scope = new Scope();
+  readonly #abandoned = new AbortController();
   #vm: UtilityVM | undefined;
   #container: Container | undefined;
-  #pumps: Promise<void>[] = [];
+  #running = false;
+  #terminated = false;
+  readonly #pumps: OutputPump[] = [];
   #log: LogWriter | undefined;
+  readonly #exitCode: Promise<number>;
+  #tellExitCode!: (exitCode: number) => void;
   #ended: Promise<ContainerState> | undefined;
 
   private constructor(options: SupervisorOptions) {
     this.#options = options;
+    this.#exitCode = new Promise((resolve) => (this.#tellExitCode = resolve));
   }
 
   /**
@@ -65,14 +74,16 @@ export class Supervisor {
     const supervisor = new Supervisor(options);
     const { store, config } = options;
     await store.update(config.id, (state) => {
-      if (state.status === 'starting' || state.status === 'running')
-        throw new LcowError('INVALID_STATE', `The container ${config.name} is already running.`);
+      if (isActive(state)) throw new LcowError('INVALID_STATE', `The container ${config.name} is already running.`);
+      if (state.status === 'removing')
+        throw new LcowError('INVALID_STATE', `The container ${config.name} is being removed.`);
       return { status: 'starting', supervisor: ownIdentity() };
     });
     try {
       await supervisor.#start();
       return supervisor;
     } catch (error) {
+      supervisor.#tellExitCode(startFailureExitCode(error));
       // The record comes last: "created" says that nothing is left of the attempt.
       const recorded = new Scope();
       recorded.defer(() =>
@@ -100,15 +111,38 @@ export class Supervisor {
     return this.#vm!;
   }
 
-  /** Settles when the container has exited and everything it used is released. */
+  get containerId(): string {
+    return this.#options.config.id;
+  }
+
+  /** @throws LcowError CONTAINER_NOT_RUNNING. */
+  running(): RunningContainer {
+    const { name } = this.#options.config;
+    if (!this.#running) throw new LcowError('CONTAINER_NOT_RUNNING', `Container ${name} is not running.`);
+    return this;
+  }
+
+  /** As the container left it, or what stands for a container that ended otherwise. Known before anything is released. */
+  exitCode(): Promise<number> {
+    return this.#exitCode;
+  }
+
+  /**
+   * Settles when the container has exited and everything it used is released. What failed on the way, as a log that could
+   * not be written, is the `error` of the state.
+   * @throws LcowError GUEST_PANIC, VM_EXITED and others when there is no exit code.
+   */
   wait(): Promise<ContainerState> {
     return this.#ended!;
   }
 
   async #start(): Promise<void> {
-    const { config, folders, store, driver, attach, signal, log } = this.#options;
+    const { config, folders, store, driver, attach, log } = this.#options;
     const scope = this.#scope;
-    const abort = signal ? { signal } : {};
+    const abandoned = this.#abandoned.signal;
+    const signal = this.#options.signal ? AbortSignal.any([this.#options.signal, abandoned]) : abandoned;
+    const server = await ControlServer.listen(store.controlSocket(config.id), this);
+    scope.defer(() => server.close());
 
     const endpoint = createNatEndpoint({ hostname: config.hostname });
     const namespace = createNamespace();
@@ -125,11 +159,12 @@ export class Supervisor {
       networkAdapters: [endpoint],
       // Each costs time at the boot: as many as the layers and the scratch need.
       scsiControllerCount: Math.ceil((config.layerIds.length + 1) / DISKS_PER_CONTROLLER),
+      signal,
       ...(log ? { log } : {}),
     });
     const vm = this.#vm;
     scope.defer(() => vm.close());
-    await vm.start(abort);
+    await vm.start({ signal });
 
     const layerFolders: string[] = [];
     for (const id of [...config.layerIds, config.id]) layerFolders.push(await driver.getLayerPath(id));
@@ -154,7 +189,7 @@ export class Supervisor {
       networkNamespace: namespace,
       stdio: { stdin: config.openStdin, stdout: true, stderr: !config.tty },
       ...(attach?.consoleSize ? { consoleSize: attach.consoleSize } : {}),
-      ...abort,
+      signal,
     });
     // The VM is about to go, and takes all of it along; only a writable layer that is kept has to be unmounted first.
     if (!config.autoRemove) scope.defer(() => releaseResources(resources, vm, false));
@@ -163,8 +198,11 @@ export class Supervisor {
     scope.defer(() => this.#log!.close());
 
     this.#relay(container.init, attach);
-    await container.start(abort);
-    const server = await ControlServer.listen(store.controlSocket(config.id), this);
+    await container.start({ signal });
+    // From here on a request to end is for the container.
+    throwIfAborted(signal);
+    this.#running = true;
+    // Before the VM goes: exec processes end with their container, and their last output is still to be sent.
     scope.defer(() => server.close());
     await store.update(config.id, (state) => ({
       ...state,
@@ -182,59 +220,51 @@ export class Supervisor {
     // Who wanted the output has gone (`lcow run … | head`), and this process owns the container: it ends as it would by
     // SIGPIPE without a VM in between.
     const end = (): void => void init.kill().catch(() => undefined);
-    if (stdout) this.#pumps.push(pumpOutput(stdout, 'stdout', this.#log!, attach?.stdout, end));
-    if (stderr) this.#pumps.push(pumpOutput(stderr, 'stderr', this.#log!, attach?.stderr, end));
-    for (const pump of this.#pumps) pump.catch(() => undefined);
+    const log = this.#log!;
+    if (stdout) this.#pumps.push(new OutputPump(stdout, 'stdout', { log, attached: attach?.stdout, onBroken: end }));
+    if (stderr) this.#pumps.push(new OutputPump(stderr, 'stderr', { log, attached: attach?.stderr, onBroken: end }));
     if (!stdin) return;
     // A process that exits without reading its input resets the stream; that is no failure of the container.
-    stdin.on('error', () => attach?.stdin?.unpipe(stdin));
+    stdin.on('error', () => undefined);
+    stdin.once('close', () => attach?.stdin?.unpipe(stdin));
     if (attach?.stdin) attach.stdin.pipe(stdin);
     else if (!this.#options.config.detached) stdin.end();
   }
 
   async #untilExit(container: Container): Promise<ContainerState> {
-    const { store, config } = this.#options;
+    const { store, config, onEnded } = this.#options;
     let outcome: Partial<ContainerState>;
     let failure: unknown;
+    const troubles: unknown[] = [];
+    const noting = async (work: Promise<unknown>): Promise<void> => {
+      await work.catch((error: unknown) => troubles.push(error));
+    };
     try {
-      const exit = await container.init.wait();
-      await this.#drain();
-      outcome = { exitCode: exit.exitCode, oomKilled: exit.oomKilled, finishedAt: exit.exitedAt.toISOString() };
+      const { exitCode, oomKilled, exitedAt } = await container.init.wait();
+      this.#running = false;
+      this.#tellExitCode(exitCode);
+      await Promise.all(this.#pumps.map((pump) => noting(pump.finish(timeoutMs('guestShutdown')))));
+      outcome = { exitCode, oomKilled, finishedAt: exitedAt.toISOString() };
     } catch (error) {
-      failure = await this.#explain(error);
-      outcome = { exitCode: 137, finishedAt: new Date().toISOString(), error: errorMessage(failure) };
+      this.#running = false;
+      this.#tellExitCode(KILLED);
+      outcome = { exitCode: KILLED, finishedAt: new Date().toISOString() };
+      if (!this.#terminated) troubles.push((failure = await this.#explain(error)));
     }
-    try {
-      await this.#scope.release();
-    } catch (error) {
-      // With the VM gone, what it held cannot be released in order; that is told by the failure above.
-      if (!failure) failure = error;
-    }
+    // With the VM gone, what it held cannot be released in order; that is told by the failure above.
+    await noting(this.#scope.release());
+    const [trouble] = troubles;
     const state = await store.update(config.id, (before) => ({
       ...(before.startedAt ? { startedAt: before.startedAt } : {}),
       // Says to those who wait that its owner is still to remove it.
       ...(config.autoRemove && before.supervisor ? { supervisor: before.supervisor } : {}),
+      ...(trouble === undefined ? {} : { error: errorMessage(trouble) }),
       ...outcome,
       status: 'exited',
     }));
+    await onEnded();
     if (failure) throw failure;
     return state;
-  }
-
-  /** The process has exited; its last output may still be under way. */
-  async #drain(): Promise<void> {
-    const timer = setTimeout(() => {
-      const { stdout, stderr } = this.init.stdio();
-      stdout?.destroy();
-      stderr?.destroy();
-    }, timeoutMs('guestShutdown'));
-    const results = await Promise.allSettled(this.#pumps);
-    clearTimeout(timer);
-    const { stdout, stderr } = this.#options.attach ?? {};
-    for (const writer of [stdout, stderr])
-      if (writer && writer.writableNeedDrain && !writer.destroyed) await finished(writer, { writable: true });
-    const failed = results.find((result) => result.status === 'rejected');
-    if (failed) throw failed.reason;
   }
 
   /** Why the connection to the container broke: the VM knows better than the broken stream. */
@@ -253,25 +283,31 @@ export class Supervisor {
     );
   }
 
-  /** Stop signal, SIGKILL after the grace. Answers with the final state. */
-  async stop(graceMs: number, signal = signalNumber(this.#options.config.stopSignal)): Promise<ContainerState> {
-    const exited = this.#container!.init.wait().then(
-      () => true,
-      () => true,
-    );
-    if (graceMs > 0) {
-      const delivered = await this.init.signal(signal);
-      // An init that does not handle the signal never will: the kernel drops it.
-      if (delivered) {
-        let timer: NodeJS.Timeout | undefined;
-        const late = new Promise<boolean>((resolve) => (timer = setTimeout(resolve, graceMs, false)));
-        const done = await Promise.race([exited, late]);
-        clearTimeout(timer);
-        if (done) return this.wait();
-      }
+  /**
+   * Stop signal, SIGKILL after the grace; a guest that does not carry even that out loses its VM. Gives up a start under
+   * way. Settles as {@link wait} does.
+   */
+  async stop(graceMs: number, signal = signalNumber(this.#options.config.stopSignal)): Promise<void> {
+    if (!this.#running && !this.#ended) {
+      const { name } = this.#options.config;
+      this.#abandoned.abort(new LcowError('CANCELLED', `The container ${name} was stopped before it had started.`));
+      return;
     }
-    await this.init.kill();
-    return this.wait();
+    const exited = this.init.wait();
+    exited.catch(() => undefined);
+    if (graceMs > 0) {
+      const until = performance.now() + graceMs;
+      // An init that does not handle the signal never will: the kernel drops it.
+      const delivered = this.init.signal(signal).catch(() => false);
+      if ((await settledWithin(delivered, graceMs)) && (await delivered))
+        await settledWithin(exited, until - performance.now());
+    }
+    const killed = this.init.kill().then(() => exited);
+    if (!(await settledWithin(killed, timeoutMs('guestShutdown'))) || !(await settledWithin(exited, 0))) {
+      this.#terminated = true;
+      await this.vm.terminate();
+    }
+    await this.wait();
   }
 }
 

@@ -62,6 +62,17 @@ describe('a fault', () => {
     expect(await lcow.ok('ps', '-aq')).toBe('');
   });
 
+  it('of a machine that stands still is ended by rm -f all the same', async () => {
+    const started = await lcow.run(['run', '-d', '--name', 'still', 'busybox', 'sleep', '1000'], {
+      env: { LCOW_TIMEOUT_GUESTSHUTDOWN: '1' },
+    });
+    expect(started).toMatchObject({ code: 0 });
+    for (const pid of await qemuPids(lcow)) process.kill(pid, 'SIGSTOP');
+    expect(await lcow.ok('rm', '-f', 'still')).toBe('still\n');
+    expect(await qemuPids(lcow)).toEqual([]);
+    expect(await lcow.ok('ps', '-aq')).toBe('');
+  });
+
   it('of an agent that is killed is a panic of its VM, told with the console', async () => {
     const engine = await Engine.open(lcow.env);
     const { id } = await engine.create({ image: 'busybox', command: ['sleep', '1000'], autoRemove: true });
@@ -72,7 +83,6 @@ describe('a fault', () => {
       code: 'GUEST_PANIC',
       details: { consoleTail: expect.stringContaining('Attempted to kill init') as string },
     });
-    await engine.afterExit(id);
     expect(await lcow.ok('ps', '-aq')).toBe('');
   });
 

@@ -271,6 +271,22 @@ describe('lcow run', () => {
   });
 });
 
+describe('a terminal', () => {
+  it('sends Ctrl-C to the container and not to its machine', async () => {
+    const script = 'trap "echo caught; exit 3" INT; echo up; while :; do sleep 0.1; done';
+    const child = spawn(process.execPath, [program, 'run', '--rm', 'busybox', 'sh', '-c', script], {
+      env: lcow.env,
+      stdio: 'pipe',
+      detached: true,
+    });
+    const result = finished(child);
+    await once(child.stdout, 'data');
+    // As a terminal does: to every process of the group.
+    process.kill(-child.pid!, 'SIGINT');
+    expect(await result).toMatchObject({ code: 3, stderr: '' });
+  });
+});
+
 describe('a container in the background', () => {
   it('runs until it is stopped, and can be looked into', async () => {
     const id = (
@@ -291,6 +307,12 @@ describe('a container in the background', () => {
     const [listed] = JSON.parse(await lcow.ok('ps', '--json')) as { id: string; state: { status: string } }[];
     expect(listed).toMatchObject({ id, state: { status: 'running' } });
 
+    const unread = lcow.start(['exec', 'web', 'yes']);
+    const gone = once(unread, 'close');
+    await once(unread.stdout!, 'data');
+    unread.stdout!.destroy();
+    expect(await gone).toEqual([141, null]);
+
     expect(await lcow.ok('exec', 'web', 'hostname')).toBe(`${id.slice(0, 12)}\n`);
     expect((await lcow.run(['exec', 'web', 'sh', '-c', 'exit 9'])).code).toBe(9);
     expect((await lcow.run(['exec', 'web', 'no-such-program'])).code).toBe(127);
@@ -306,7 +328,10 @@ describe('a container in the background', () => {
     expect((await lcow.run(['run', '--name', 'web', 'busybox', 'true'])).stderr).toContain('is already in use');
 
     const following = lcow.run(['logs', '-f', 'web']);
+    const interrupted = lcow.run(['exec', 'web', 'sleep', '1000']);
+    await eventually(async () => (await lcow.ok('exec', 'web', 'ps')).includes('sleep 1000'), 'the start of an exec');
     expect(await lcow.ok('stop', 'web')).toBe('web\n');
+    expect(await interrupted).toMatchObject({ code: 137, stderr: '' });
     expect(await following).toMatchObject({ code: 0, stdout: 'ready\n', stderr: 'oops\n' });
     expect(await qemuPids(lcow)).toEqual([]);
     expect(await lcow.ok('ps', '-a')).toContain('Exited (5)');
