@@ -1,9 +1,8 @@
 import { Command } from 'commander';
-import { errorMessage } from '../errors/index.js';
 import { Engine, signalNumber, type ContainerRecord } from '../engine/index.js';
-import { ExitWith } from './failure.js';
-import { count, parsed } from './options.js';
-import { ago, duration, printJson, printTable } from './output.js';
+import { forEach } from './for-each.js';
+import { grace, parsed } from './options.js';
+import { ago, duration, printJson, printTable, quoted } from './output.js';
 
 /** `lcow ps` */
 export function psCommand(): Command {
@@ -24,11 +23,10 @@ export function psCommand(): Command {
           ['CONTAINER ID', 'IMAGE', 'COMMAND', 'CREATED', 'STATUS', 'NAMES'],
           records.map((record) => {
             const { config } = record;
-            const command = config.args.join(' ');
             return [
               short(config.id),
               config.image,
-              `"${options.trunc && command.length > 20 ? `${command.slice(0, 19)}…` : command}"`,
+              quoted(config.args.join(' '), options.trunc ? 20 : Infinity),
               ago(new Date(config.createdAt)),
               statusText(record),
               config.name,
@@ -45,7 +43,9 @@ function statusText({ state }: ContainerRecord): string {
     case 'starting':
       return 'Starting';
     case 'running':
-      return `Up ${duration(Date.now() - Date.parse(state.startedAt ?? '')) || ''}`.trim();
+      return `Up ${duration(Date.now() - Date.parse(state.startedAt ?? ''))}`;
+    case 'removing':
+      return 'Removal In Progress';
     case 'exited':
       return `Exited (${state.exitCode ?? 0})${state.finishedAt ? ` ${ago(new Date(state.finishedAt))}` : ''}`;
   }
@@ -60,7 +60,7 @@ export function stopCommand(): Command {
   return new Command('stop')
     .description('Stop running containers: stop signal, then SIGKILL after a grace')
     .argument('<container...>', 'names or ids')
-    .option('-t, --time <seconds>', 'grace before SIGKILL', count)
+    .option('-t, --time <seconds>', 'grace before SIGKILL; -1 for no end of it', grace)
     .action((containers: string[], options: { time?: number }) =>
       forEach(containers, (engine, name) =>
         engine.stop(name, options.time === undefined ? engine.stopGraceMs : options.time * 1000),
@@ -99,7 +99,7 @@ export function waitCommand(): Command {
       forEach(
         containers,
         (engine, name) => engine.wait(name),
-        (_name, exitCode) => String(exitCode),
+        (_name, exitCode) => [String(exitCode)],
       ),
     );
 }
@@ -115,23 +115,4 @@ export function inspectCommand(): Command {
       for (const name of containers) records.push(toJson(await engine.container(name)));
       printJson(records);
     });
-}
-
-/** Does the same to each, prints its name, and goes on after a failure, as docker does; exit code 1 if any failed. */
-async function forEach<T>(
-  names: readonly string[],
-  act: (engine: Engine, name: string) => Promise<T>,
-  line: (name: string, result: T) => string = (name) => name,
-): Promise<void> {
-  const engine = await Engine.open();
-  let failed = false;
-  for (const name of names) {
-    try {
-      console.log(line(name, await act(engine, name)));
-    } catch (error) {
-      failed = true;
-      console.error(`lcow: ${errorMessage(error)}`);
-    }
-  }
-  if (failed) throw new ExitWith(1);
 }

@@ -1,8 +1,7 @@
 import { Command } from 'commander';
 import prettyBytes from 'pretty-bytes';
 import { Engine } from '../engine/index.js';
-import { errorMessage } from '../errors/index.js';
-import { ExitWith } from './failure.js';
+import { forEach } from './for-each.js';
 import { abortOnSignals } from './interruption.js';
 import { repeated } from './options.js';
 import { ago, printJson, printTable } from './output.js';
@@ -101,21 +100,16 @@ function rmCommand(): Command {
     .description('Remove images')
     .argument('<image...>', 'names or ids')
     .option('-f, --force', 'also when several names stand for it')
-    .action(async (names: string[], options: { force?: boolean }) => {
-      const engine = await Engine.open();
-      let failed = false;
-      for (const name of names) {
-        try {
-          const { untagged, deleted } = await engine.removeImage(name, options.force ?? false);
-          for (const reference of untagged) console.log(`Untagged: ${reference}`);
-          for (const id of deleted) console.log(`Deleted: ${id}`);
-        } catch (error) {
-          failed = true;
-          console.error(`lcow: ${errorMessage(error)}`);
-        }
-      }
-      if (failed) throw new ExitWith(1);
-    });
+    .action((names: string[], options: { force?: boolean }) =>
+      forEach(
+        names,
+        (engine, name) => engine.removeImage(name, options.force ?? false),
+        (_name, { untagged, deleted }) => [
+          ...untagged.map((reference) => `Untagged: ${reference}`),
+          ...deleted.map((id) => `Deleted: ${id}`),
+        ],
+      ),
+    );
 }
 
 function inspectCommand(): Command {

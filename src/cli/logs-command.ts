@@ -1,9 +1,9 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
-import { isLcowError, LcowError } from '../errors/index.js';
+import { isLcowError } from '../errors/index.js';
 import { Engine } from '../engine/index.js';
 import { abortOnSignals } from './interruption.js';
-import { count, parsed } from './options.js';
+import { parsed, tail, time } from './options.js';
 
 /** `lcow logs` */
 export function logsCommand(): Command {
@@ -11,11 +11,9 @@ export function logsCommand(): Command {
     .description('Show the output of a container')
     .argument('<container>', 'name or id')
     .option('-f, --follow', 'go on until the container exits')
-    .option('-n, --tail <lines>', 'only so many lines from the end', (text) =>
-      text === 'all' ? undefined : count(text),
-    )
+    .option('-n, --tail <lines>', 'only so many lines from the end', tail)
     .option('-t, --timestamps', 'with times')
-    .option('--since <time>', 'only what is newer: RFC 3339 time, or a span such as 10m', parsed(parseSince))
+    .option('--since <time>', 'only what is newer: RFC 3339 time, or a span such as 10m', parsed(time))
     .action(
       async (
         name: string,
@@ -30,9 +28,9 @@ export function logsCommand(): Command {
             ...(options.tail === undefined ? {} : { tail: options.tail }),
             ...(options.since ? { since: options.since } : {}),
           });
-          for await (const { log, stream, time } of entries) {
+          for await (const { log, stream, time: at } of entries) {
             const out = stream === 'stderr' ? process.stderr : process.stdout;
-            if (!out.write(options.timestamps ? `${time} ${log}` : log)) await once(out, 'drain');
+            if (!out.write(options.timestamps ? `${at} ${log}` : log)) await once(out, 'drain');
           }
         } catch (error) {
           // Ctrl-C is how one stops following.
@@ -40,15 +38,4 @@ export function logsCommand(): Command {
         }
       },
     );
-}
-
-const SPAN_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
-
-function parseSince(text: string): Date {
-  const span = /^(\d+(?:\.\d+)?)([smhd])$/.exec(text);
-  const date = span
-    ? new Date(Date.now() - Number(span[1]) * SPAN_MS[span[2]!]!)
-    : new Date(/^\d+$/.test(text) ? Number(text) * 1000 : text);
-  if (Number.isNaN(date.getTime())) throw new LcowError('INVALID_ARGUMENT', `Invalid time: '${text}'.`);
-  return date;
 }

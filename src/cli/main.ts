@@ -1,16 +1,18 @@
 #!/usr/bin/env node
 /** The `lcow` command: parses, calls, prints. */
-import { reportFailure } from './failure.js';
-import { buildProgram } from './program.js';
+import { isBrokenPipe, reportFailure } from './failure.js';
+import { buildProgram, commandName } from './program.js';
 
 // `lcow … | head`: a reader that has seen enough is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-});
+for (const output of [process.stdout, process.stderr])
+  output.on('error', (error: Error) => {
+    if (!isBrokenPipe(error)) throw error;
+  });
 
+const args = process.argv.slice(2);
 try {
-  const program = await buildProgram(process.argv.slice(2));
-  await program.parseAsync(process.argv);
+  const program = await buildProgram(args);
+  await program.parseAsync(args, { from: 'user' });
 } catch (error) {
-  process.exitCode = reportFailure(error, process.argv[2]);
+  process.exitCode = reportFailure(error, commandName(args));
 }

@@ -40,8 +40,15 @@ export function printTable(heads: readonly string[], rows: readonly (readonly st
   );
 }
 
-/** How long ago, as docker words it. */
+/** A text in quotes, on one line and without what a terminal would obey, cut to so many characters. */
+export function quoted(text: string, limit: number): string {
+  const cut = text.length > limit ? `${text.slice(0, limit - 1)}…` : text;
+  return JSON.stringify(cut).replace(/[\u007f-\u009f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
+/** How long ago, as docker words it; "N/A" for a date that is none. */
 export function ago(date: Date, now = new Date()): string {
+  if (Number.isNaN(date.getTime())) return 'N/A';
   return `${duration(now.getTime() - date.getTime())} ago`;
 }
 

@@ -17,6 +17,11 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   doctor: async () => (await import('./doctor-command.js')).doctorCommand(),
 };
 
+/** The command that is called: the first argument that is no option, since options of `lcow` itself take no values. */
+export function commandName(args: readonly string[]): string | undefined {
+  return args.find((argument) => !argument.startsWith('-'));
+}
+
 /**
  * The command line as far as the arguments need it: the named command, or all of them for help and for what is no command.
  * @param args behind the program's name
@@ -35,7 +40,7 @@ export async function buildProgram(args: readonly string[]): Promise<Command> {
   program.on('option:debug', () => {
     process.env['LCOW_DEBUG'] = '1';
   });
-  const named = args.find((argument) => !argument.startsWith('-')) ?? '';
+  const named = commandName(args) ?? '';
   const wanted = Object.hasOwn(COMMANDS, named) ? [COMMANDS[named]!] : Object.values(COMMANDS);
   for (const load of wanted) program.addCommand((await load()).copyInheritedSettings(program));
   return program;
