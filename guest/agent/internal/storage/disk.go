@@ -72,7 +72,7 @@ func parseUnitSerial(page []byte) string {
 
 // waitDisk returns the name of the block device with that serial number, waiting for it to appear as long as ctx lives.
 func waitDisk(ctx context.Context, serial string) (string, error) {
-	if name, err := findDisk(blockFolder, serial); err != nil || name != "" {
+	if name, err := findDisk(blockFolder, serial); err != nil || name != "" && hasSize(blockFolder, name) {
 		return name, err
 	}
 	events, err := openEvents()
@@ -84,7 +84,7 @@ func waitDisk(ctx context.Context, serial string) (string, error) {
 	quick, full := false, false
 	for {
 		// After the socket was opened, so that a disk that came in between is not missed.
-		if name, err := findDisk(blockFolder, serial); err != nil || name != "" {
+		if name, err := findDisk(blockFolder, serial); err != nil || name != "" && hasSize(blockFolder, name) {
 			return name, err
 		}
 		if err := ctx.Err(); err != nil {
@@ -109,6 +109,19 @@ func waitDisk(ctx context.Context, serial string) (string, error) {
 
 // ScanAtBoot finds the disks that were there when the machine started: a few milliseconds, while no disk is being added.
 func ScanAtBoot() { scanControllers("0 0 -") }
+
+// hasSize tells whether the kernel knows how large a disk is, and has it ask again if not. When many disks are attached at
+// once, each gets so many unit attentions of the others that the kernel now and then gives up asking one and takes it for
+// empty.
+func hasSize(folder, name string) bool {
+	device := filepath.Join(folder, name)
+	size, err := os.ReadFile(filepath.Join(device, "size"))
+	if err != nil || strings.TrimSpace(string(size)) != "0" {
+		return true
+	}
+	_ = os.WriteFile(filepath.Join(device, "device", "rescan"), []byte("1"), 0)
+	return false
+}
 
 // scanControllers has every SCSI host look for disks; a host that cannot is one without disks.
 func scanControllers(what string) {
@@ -157,18 +170,11 @@ func (e *events) wait(interval time.Duration) {
 	}
 }
 
-// firstReadLimit is how long a disk may fail to be read at first: when many are attached at once, the scans of the bus
-// now and then spoil a read.
-const firstReadLimit = time.Second
-
-// withDisk retries an operation on a disk that has appeared but cannot be opened or read yet.
+// withDisk retries an operation on a disk that has appeared but cannot be opened yet.
 func withDisk(ctx context.Context, operation func() error) error {
-	begun := time.Now()
 	for wait := time.Millisecond; ; wait = min(wait*2, 50*time.Millisecond) {
 		err := operation()
-		switch {
-		case err == unix.EIO && time.Since(begun) < firstReadLimit:
-		case err != unix.ENXIO && err != unix.ENOENT && err != unix.ENOMEDIUM:
+		if err != unix.ENXIO && err != unix.ENOENT && err != unix.ENOMEDIUM {
 			return err
 		}
 		select {

@@ -57,6 +57,27 @@ func TestDisksAreFoundBySerialWhateverTheirKind(t *testing.T) {
 	}
 }
 
+func TestDiskThatTheKernelTakesForEmptyIsAskedAgain(t *testing.T) {
+	folder := t.TempDir()
+	for name, size := range map[string]string{"sda": "0\n", "sdb": "112\n"} {
+		if err := os.MkdirAll(filepath.Join(folder, name, "device"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, name, "size"), []byte(size), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		rescan := filepath.Join(folder, name, "device", "rescan")
+		if err := os.WriteFile(rescan, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		known := hasSize(folder, name)
+		asked, err := os.ReadFile(rescan)
+		if want := name == "sdb"; err != nil || known != want || (string(asked) == "1") == want {
+			t.Errorf("%s: known %v, asked %q, %v", name, known, asked, err)
+		}
+	}
+}
+
 func TestMountOptionsAreFlagsOrTheFileSystems(t *testing.T) {
 	flags, data := mountOptions([]string{"noatime", "noload", "nodev", "data=writeback"})
 	if flags != unix.MS_NOATIME|unix.MS_NODEV || !reflect.DeepEqual(data, []string{"noload", "data=writeback"}) {
