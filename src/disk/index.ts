@@ -1,5 +1,13 @@
 /** Disks: tar, ext4, VHD and VHDX, in user space. Streams and files in, streams and files out; knows no VM. */
-export { readTar, readableName, type TarEntry, type TarEntryType } from './tar/index.js';
+export {
+  readTar,
+  writeTar,
+  readableName,
+  type TarEntry,
+  type TarEntryType,
+  type TarInput,
+  type TarMember,
+} from './tar/index.js';
 export { VHD_FOOTER_BYTES, encodeFixedVhdFooter, decodeVhdFooter, type VhdFooter } from './vhd/index.js';
 export { VhdxWriter, readVhdx, type VhdxFile, type VhdxWriterOptions, type VhdxWriterResult } from './vhdx/index.js';
 export {
@@ -12,3 +20,6 @@ export { copySparse, type SparseCopyResult } from './sparse/index.js';
 export { vhdInfo, type VhdInfo, type FixedVhdInfo, type DynamicVhdInfo, type VhdxInfo } from './vhd-info/index.js';
 export { tarToVhd, readFileChunks, type TarToVhdOptions, type TarToVhdResult } from './convert/index.js';
 export { formatBlankExt4, ext4Info, type BlankExt4Options, type BlockWriter, type Ext4Info } from './ext4/index.js';
+export { openExt4, Ext4Reader, type Ext4Inode, type InodeKind, type WalkedEntry } from './ext4/reader/index.js';
+export { openDisk, MemorySource, type BlockSource, type OpenDisk } from './source/index.js';
+export { vhdToTar, type VhdToTarOptions } from './export/index.js';
