@@ -125,7 +125,7 @@ const entry: fc.Arbitrary<TarInput> = fc
     const all = new Map([...(rest.xattrs ?? []), ...(withAcl ? ([['system.posix_acl_access', acl]] as const) : [])]);
     return {
       ...rest,
-      type: rest.type as TarInput['type'],
+      type: rest.type,
       xattrs: rest.type === 'file' || rest.type === 'directory' ? all : undefined,
       size: rest.type === 'file' ? size : 0,
       linkPath: rest.type === 'symbolicLink' ? target : '',

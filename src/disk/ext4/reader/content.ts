@@ -35,6 +35,7 @@ export class FileContent {
   /** Runs at hand, and the next of them. */
   readonly #list: readonly Run[] | undefined;
   #index = 0;
+  #position: number;
   /** The run at or behind the position; undefined when there is none left. */
   #run: Run | undefined;
   #started = false;
@@ -43,8 +44,9 @@ export class FileContent {
   constructor(
     private readonly volume: Volume,
     private readonly inode: Ext4Inode,
-    public position = 0,
+    position = 0,
   ) {
+    this.#position = position;
     if (hasFlag(inode, 'inlineData')) this.#inline = inlineContent(volume, inode);
     else {
       this.#list = runsAtHand(volume, inode);
@@ -52,24 +54,33 @@ export class FileContent {
     }
   }
 
+  get position(): number {
+    return this.#position;
+  }
+
+  /** Goes forward to an offset. */
+  skipTo(offset: number): void {
+    this.#position = Math.max(this.#position, offset);
+  }
+
   /** Fills `target` with what comes next; the caller does not ask for more than the file has. */
   async readInto(target: Uint8Array): Promise<void> {
     if (this.#inline) {
-      target.set(this.#inline.subarray(this.position, this.position + target.length));
-      this.position += target.length;
+      target.set(this.#inline.subarray(this.#position, this.#position + target.length));
+      this.#position += target.length;
       return;
     }
     const { blockBytes } = this.volume;
     for (let done = 0; done < target.length;) {
       const run = await this.#runHere();
       const runStart = run ? run.logical * blockBytes : Infinity;
-      const inHole = this.position < runStart;
+      const inHole = this.#position < runStart;
       const end = inHole ? runStart : runStart + run!.length * blockBytes;
-      const length = Math.min(target.length - done, end - this.position);
+      const length = Math.min(target.length - done, end - this.#position);
       const piece = target.subarray(done, done + length);
       if (inHole) piece.fill(0);
-      else await this.#readPiece(piece, run!.physical * blockBytes + this.position - runStart);
-      this.position += length;
+      else await this.#readPiece(piece, run!.physical * blockBytes + this.#position - runStart);
+      this.#position += length;
       done += length;
     }
   }
@@ -80,10 +91,10 @@ export class FileContent {
    */
   async nextData(): Promise<{ start: number; end: number } | undefined> {
     if (this.#inline)
-      return this.position < this.inode.size ? { start: this.position, end: this.inode.size } : undefined;
+      return this.#position < this.inode.size ? { start: this.#position, end: this.inode.size } : undefined;
     const run = await this.#runHere();
     const { blockBytes } = this.volume;
-    const start = run ? Math.max(run.logical * blockBytes, this.position) : Infinity;
+    const start = run ? Math.max(run.logical * blockBytes, this.#position) : Infinity;
     if (!run || start >= this.inode.size) return undefined;
     return { start, end: Math.min((run.logical + run.length) * blockBytes, this.inode.size) };
   }
@@ -96,7 +107,7 @@ export class FileContent {
 
   /** Goes on to the run that ends behind the position. */
   async #runHere(): Promise<Run | undefined> {
-    const block = Math.floor(this.position / this.volume.blockBytes);
+    const block = Math.floor(this.#position / this.volume.blockBytes);
     while (!this.#started || (this.#run && this.#run.logical + this.#run.length <= block)) {
       this.#started = true;
       if (this.#list) this.#run = this.#list[this.#index++];
