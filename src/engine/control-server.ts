@@ -5,7 +5,7 @@ import { pipeline } from 'node:stream/promises';
 import { errorMessage, LcowError } from '../errors/index.js';
 import type { Container, OciProcess, Process } from '../gcs/index.js';
 import { settledWithin } from '../lifetime/index.js';
-import { asIoError } from '../state/index.js';
+import { asIoError, checkSocketPath } from '../state/index.js';
 import { Multiplexer, packDetail, StatusCode, TtrpcError, TtrpcServer } from '../ttrpc/index.js';
 import type { UtilityVM } from '../uvm/index.js';
 import { ControlErrorSchema, Supervisor as SupervisorService, type ExecRequest } from './control_pb.js';
@@ -50,8 +50,9 @@ export class ControlServer {
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
   }
 
-  /** @throws LcowError IO_FAILED when the socket cannot be made. */
+  /** @throws LcowError INVALID_ARGUMENT when the path is too long, IO_FAILED when the socket cannot be made. */
   static async listen(path: string, supervised: Supervised, farewellMs = FAREWELL_MS): Promise<ControlServer> {
+    checkSocketPath(path);
     const control = new ControlServer(path, supervised, farewellMs);
     try {
       await mkdir(dirname(path), { recursive: true, mode: 0o700 });

@@ -1,9 +1,9 @@
-import { mkdirSync, statSync } from 'node:fs';
+import { chmodSync, lstatSync, mkdirSync, statSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { LcowError } from '../errors/index.js';
 
-/** The folders of one data root. All exist, mode 0700. */
+/** The folders of one data root. All exist; those we made have mode 0700. */
 export interface StateFolders {
   /** Durable data: `$LCOW_ROOT`, else `$XDG_DATA_HOME/lcow`, else `~/.local/share/lcow`. */
   readonly root: string;
@@ -25,16 +25,12 @@ export interface StateFolders {
 
 /**
  * Finds and makes the state folders.
- * @throws LcowError IO_FAILED when a folder cannot be made or belongs to somebody else.
+ * @throws LcowError IO_FAILED when a folder cannot be made, belongs to somebody else or can be written to by everybody.
  */
 export function stateFolders(env: NodeJS.ProcessEnv = process.env): StateFolders {
   const root = resolve(env['LCOW_ROOT'] || join(env['XDG_DATA_HOME'] || join(homedir(), '.local', 'share'), 'lcow'));
-  const runtime = resolve(
-    env['LCOW_RUNTIME_DIR'] ||
-      (env['XDG_RUNTIME_DIR']
-        ? join(env['XDG_RUNTIME_DIR'], 'lcow')
-        : join(tmpdir(), `lcow-${process.getuid?.() ?? 0}`)),
-  );
+  const chosen = env['LCOW_RUNTIME_DIR'] || (env['XDG_RUNTIME_DIR'] && join(env['XDG_RUNTIME_DIR'], 'lcow'));
+  const runtime = resolve(chosen || join(tmpdir(), `lcow-${process.getuid?.() ?? 0}`));
   const folders: StateFolders = {
     root,
     layers: join(root, 'layers'),
@@ -45,6 +41,7 @@ export function stateFolders(env: NodeJS.ProcessEnv = process.env): StateFolders
     runtime,
   };
   for (const folder of Object.values(folders) as string[]) makePrivate(folder);
+  if (!chosen) checkFallback(runtime);
   return folders;
 }
 
@@ -57,9 +54,22 @@ function makePrivate(folder: string): void {
       hint: 'Set LCOW_ROOT and LCOW_RUNTIME_DIR to folders you can write to.',
     });
   }
-  const owner = statSync(folder).uid;
-  if (process.getuid && owner !== process.getuid())
-    throw new LcowError('IO_FAILED', `The state folder ${folder} belongs to user ${owner}, not to you.`, {
-      hint: 'Set LCOW_ROOT and LCOW_RUNTIME_DIR to folders of your own.',
+  const { uid, mode } = statSync(folder);
+  const hint = 'Set LCOW_ROOT and LCOW_RUNTIME_DIR to folders of your own.';
+  if (process.getuid && uid !== process.getuid())
+    throw new LcowError('IO_FAILED', `The state folder ${folder} belongs to user ${uid}, not to you.`, { hint });
+  if (process.getuid && (mode & 0o002) !== 0)
+    throw new LcowError('IO_FAILED', `The state folder ${folder} can be written to by everybody.`, { hint });
+}
+
+/**
+ * In a folder that everybody writes to, somebody may have made ours before: as a link to another one of ours, say. Its
+ * owner has been checked.
+ */
+function checkFallback(folder: string): void {
+  if (!lstatSync(folder).isDirectory())
+    throw new LcowError('IO_FAILED', `The runtime folder ${folder} is not a folder of its own.`, {
+      hint: 'Remove it, or set LCOW_RUNTIME_DIR.',
     });
+  if (process.getuid) chmodSync(folder, 0o700);
 }

@@ -9,5 +9,6 @@ export {
   sweepTemporary,
   asIoError,
 } from './atomic.js';
+export { checkSocketPath } from './socket-path.js';
 export { withLock, tryLock, type Lock } from './lock.js';
 export { ownIdentity, identityOf, isAlive, type ProcessIdentity } from './process-identity.js';

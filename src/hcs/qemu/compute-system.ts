@@ -4,7 +4,7 @@ import { createConnection, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { LcowError, errorMessage, isLcowError } from '../../errors/index.js';
 import { Scope, abortable, throwIfAborted, timeoutMs, withDeadline } from '../../lifetime/index.js';
-import { asIoError, ownIdentity, stateFolders } from '../../state/index.js';
+import { asIoError, checkSocketPath, ownIdentity, stateFolders } from '../../state/index.js';
 import type {
   ComputeSystem,
   ComputeSystemProperties,
@@ -30,7 +30,7 @@ import { QmpClient, QmpError, type QmpEvent } from './qmp-client.js';
 import { ScsiDisks, type DiskToAdd } from './scsi-disks.js';
 import { readStatistics } from './statistics.js';
 import type { Accelerator } from './verdict-cache.js';
-import { checkSocketPath, vmFolder, type VmFolder } from './vm-folder.js';
+import { vmFolder, type VmFolder } from './vm-folder.js';
 
 /** Options of {@link createComputeSystem}. */
 export interface CreateOptions {

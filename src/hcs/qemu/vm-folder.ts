@@ -1,9 +1,6 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { LcowError } from '../../errors/index.js';
-
-/** sockaddr_un.sun_path holds 108 bytes with its final NUL. */
-const MAX_SOCKET_PATH_BYTES = 107;
+import { checkSocketPath } from '../../state/index.js';
 
 /** The private folder of one compute system, and the names in it. */
 export interface VmFolder {
@@ -39,15 +36,4 @@ export function vmFolder(runtimeFolder: string, id: string, ports: readonly stri
   for (const socket of [folder.qmpSocket, folder.consoleSocket, ...ports.map((name) => folder.portSocket(name))])
     checkSocketPath(socket);
   return folder;
-}
-
-/** @throws LcowError INVALID_ARGUMENT when the path is too long for a unix socket. */
-export function checkSocketPath(path: string): void {
-  const bytes = Buffer.byteLength(path);
-  if (bytes > MAX_SOCKET_PATH_BYTES)
-    throw new LcowError(
-      'INVALID_ARGUMENT',
-      `The socket path ${path} has ${bytes} bytes, a unix socket may have ${MAX_SOCKET_PATH_BYTES}.`,
-      { hint: 'Set LCOW_RUNTIME_DIR to a folder with a shorter path.' },
-    );
 }
