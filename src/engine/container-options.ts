@@ -1,5 +1,6 @@
+import { availableParallelism } from 'node:os';
 import { LcowError } from '../errors/index.js';
-import type { Image } from '../images/index.js';
+import { formatPlatform, type Image, type Platform } from '../images/index.js';
 import type { ContainerConfig } from './container-record.js';
 import { newContainerId } from './container-store.js';
 import { randomContainerName } from './container-names.js';
@@ -37,7 +38,7 @@ const HOSTNAME = /^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,62}$/;
 
 /**
  * Puts an image's defaults and the user's options together.
- * @throws LcowError INVALID_ARGUMENT.
+ * @throws LcowError INVALID_ARGUMENT; NO_MATCHING_PLATFORM when the guest cannot execute the image's programs.
  */
 export function containerConfig(options: ContainerOptions, image: Image, layerIds: readonly string[]): ContainerConfig {
   const id = newContainerId();
@@ -45,6 +46,14 @@ export function containerConfig(options: ContainerOptions, image: Image, layerId
   const memoryBytes = options.memoryBytes ?? 0;
   if (memoryBytes !== 0 && memoryBytes < MINIMUM_MEMORY_BYTES)
     throw new LcowError('INVALID_ARGUMENT', 'Minimum memory limit allowed is 6MB.');
+  checkPlatform(options.image, image.platform);
+  const nanoCpus = options.nanoCpus ?? 0;
+  const hostCpus = availableParallelism();
+  if (nanoCpus > hostCpus * 1e9)
+    throw new LcowError(
+      'INVALID_ARGUMENT',
+      `Range of CPUs is from 0.01 to ${hostCpus}.00, as there are only ${hostCpus} CPUs available.`,
+    );
   const workingDir = options.workingDir || defaults.WorkingDir || '/';
   if (!workingDir.startsWith('/'))
     throw new LcowError(
@@ -72,11 +81,22 @@ export function containerConfig(options: ContainerOptions, image: Image, layerId
     openStdin: options.openStdin ?? false,
     stopSignal,
     memoryBytes,
-    nanoCpus: options.nanoCpus ?? 0,
+    nanoCpus,
     autoRemove: options.autoRemove ?? false,
     detached: options.detached ?? false,
     layerIds: [...layerIds],
   };
+}
+
+/** What the kernel of the utility VM can execute. */
+const ARCHITECTURES: readonly string[] = ['amd64', '386'];
+
+function checkPlatform(name: string, platform: Platform): void {
+  if (platform.os !== 'linux' || !ARCHITECTURES.includes(platform.architecture))
+    throw new LcowError(
+      'NO_MATCHING_PLATFORM',
+      `The image ${name} is for ${formatPlatform(platform)}; utility VMs run linux/amd64.`,
+    );
 }
 
 interface ImageDefaults {

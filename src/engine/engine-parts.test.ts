@@ -9,7 +9,8 @@ import { signalNumber } from './signals.js';
 import { parseCpus, parseSize } from './size.js';
 import type { Image } from '../images/index.js';
 
-const image = (config: object): Image => ({ id: 'sha256:1', config: { config } }) as unknown as Image;
+const image = (config: object): Image =>
+  ({ id: 'sha256:1', config: { config }, platform: { os: 'linux', architecture: 'amd64' } }) as unknown as Image;
 const made = (options: Partial<ContainerOptions>, defaults: object = {}) =>
   containerConfig({ image: 'x', ...options }, image(defaults), ['top', 'base']);
 
@@ -72,6 +73,12 @@ describe('the options of a container', () => {
     expect([user, workingDir, hostname]).toEqual(['app', '/srv', id.slice(0, 12)]);
     expect(name).toMatch(/^[a-z]+_[a-z]+$/);
     expect(made({ name: '/web' }, defaults).name).toBe('web');
+  });
+
+  it('refuses more CPUs than there are, and an image that the guest cannot execute', () => {
+    expect(() => made({ nanoCpus: 1e15 }, defaults)).toThrow('Range of CPUs');
+    const arm = { ...image(defaults), platform: { os: 'linux', architecture: 'arm64' } };
+    expect(() => containerConfig({ image: 'x' }, arm, [])).toThrow('is for linux/arm64; utility VMs run linux/amd64');
   });
 
   it('refuses a host name that would write more than a name into /etc/hosts', () => {

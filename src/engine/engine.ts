@@ -3,7 +3,15 @@ import { isLcowError, LcowError } from '../errors/index.js';
 import type { OciProcess } from '../gcs/index.js';
 import { initDriver, type Driver } from '../graphdriver/index.js';
 import { sweepComputeSystems, type Logger } from '../hcs/index.js';
-import { ImageStore, topLayerId, type Image, type PullOptions, type RemovedImage } from '../images/index.js';
+import {
+  formatPlatform,
+  ImageStore,
+  parsePlatform,
+  topLayerId,
+  type Image,
+  type PullOptions,
+  type RemovedImage,
+} from '../images/index.js';
 import { delay, Scope, throwIfAborted, timeoutMs } from '../lifetime/index.js';
 import { isAlive, ownIdentity, stateFolders, type StateFolders } from '../state/index.js';
 import { containerConfig, mergeEnv, userEnv, type ContainerOptions } from './container-options.js';
@@ -102,16 +110,19 @@ export class Engine {
   }
 
   /**
-   * The image of that name or id, pulled when it is missing and `pull` says how.
+   * The image of that name or id, pulled when it is missing, or is there for another platform than the wanted one, and
+   * `pull` says how.
    * @throws LcowError IMAGE_NOT_FOUND and what {@link ImageStore.pull} throws.
    */
   async image(nameOrId: string, pull?: PullOptions): Promise<Image> {
+    const wanted = pull?.platform === undefined ? undefined : formatPlatform(parsePlatform(pull.platform));
     try {
-      return await this.images.resolve(nameOrId);
+      const image = await this.images.resolve(nameOrId);
+      if (wanted === undefined || formatPlatform(image.platform) === wanted) return image;
     } catch (error) {
       if (!pull || !isLcowError(error, 'IMAGE_NOT_FOUND')) throw error;
-      return this.images.pull(nameOrId, pull);
     }
+    return this.images.pull(nameOrId, pull);
   }
 
   /** Makes a container with its writable layer; it is "created", not started. */
