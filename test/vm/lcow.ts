@@ -1,10 +1,11 @@
 /** Runs the built `lcow` command as a user would, on a data root of its own. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
+import { processesNaming, runningProcesses } from '../support/processes.js';
 
 const repository = new URL('../..', import.meta.url).pathname;
 /** The built command. */
@@ -98,22 +99,10 @@ export async function finished(child: ChildProcess): Promise<Result> {
   return { ...(await exit), stdout: stdout.toString(), stderr: stderr.toString() };
 }
 
-/** Command lines of running processes that name a path. */
-export async function processesNaming(path: string): Promise<string[]> {
-  const found: string[] = [];
-  for (const pid of await readdir('/proc')) {
-    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue;
-    const command = await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '');
-    if (command.includes(path)) found.push(`${pid} ${command.replaceAll('\0', ' ').slice(0, 200)}`);
-  }
-  return found;
-}
-
 /** Pids of the QEMUs of a data root. */
 export async function qemuPids(sandbox: Sandbox): Promise<number[]> {
-  return (await processesNaming(sandbox.folder))
-    .filter((line) => line.includes('qemu-system'))
-    .map((line) => parseInt(line, 10));
+  const running = await runningProcesses(sandbox.folder);
+  return running.filter(({ command }) => command.includes('qemu-system')).map(({ pid }) => pid);
 }
 
 /** Looks again and again until something is so; for what has no event to wait on. */
