@@ -32,7 +32,10 @@ function vitest(project: string): void {
   const report = join(folder, 'report.json');
   const { status } = spawnSync(
     bin('vitest'),
-    ['run', '--project', project, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`],
+    [
+      ...['run', '--project', project, '--reporter=default', '--reporter=./scripts/skips-reporter.ts'],
+      ...['--reporter=json', `--outputFile.json=${report}`],
+    ],
     { cwd: root, stdio: 'inherit' },
   );
   try {
