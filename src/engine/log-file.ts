@@ -1,6 +1,6 @@
 import { StringDecoder } from 'node:string_decoder';
 import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
-import { LcowError } from '../errors/index.js';
+import { z } from 'zod';
 import { asIoError } from '../state/index.js';
 
 /** Which output of a container a piece of log comes from. */
@@ -20,6 +20,8 @@ export const MAX_LINE_BYTES = 16 * 1024;
 /** Rotation of Docker's "local" driver: five files of 20 MB. */
 export const MAX_FILE_BYTES = 20_000_000;
 export const MAX_FILES = 5;
+
+const NEWLINE = 10;
 
 /** Writes a container's output as json-file lines, rotating `<file>`, `<file>.1`, … */
 export class LogWriter {
@@ -89,8 +91,8 @@ export class LogWriter {
     if (this.#failure) return;
     try {
       if (this.#bytes > this.#maxFileBytes) await this.#rotate();
-      const { bytesWritten } = await this.#file!.write(text);
-      this.#bytes += bytesWritten;
+      await this.#file!.appendFile(text);
+      this.#bytes += Buffer.byteLength(text);
     } catch (error) {
       this.#failure = error;
     }
@@ -106,8 +108,12 @@ export class LogWriter {
   }
 
   async #openFile(): Promise<void> {
-    this.#file = await open(this.#path, 'a', 0o600);
+    this.#file = await open(this.#path, 'a+', 0o600);
     this.#bytes = (await this.#file.stat()).size;
+    if (this.#bytes === 0) return;
+    // A writer that was killed may have left half a line: ours must not go on with it.
+    const { buffer } = await this.#file.read(Buffer.alloc(1), 0, 1, this.#bytes - 1);
+    if (buffer[0] !== NEWLINE) await this.#writeOut('\n');
   }
 }
 
@@ -115,102 +121,148 @@ function entry(log: string, stream: LogSource, time: string): string {
   return `${JSON.stringify({ log, stream, time })}\n`;
 }
 
-function ignoreMissing(error: unknown): void {
+function ignoreMissing(error: unknown): undefined {
   if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  return undefined;
 }
 
+/** What {@link readLog} takes. */
 export interface ReadLogOptions {
-  /** Only so many lines from the end. */
+  /** Only so many entries from the end. */
   tail?: number;
   since?: Date;
-  /**
-   * Wait for more until this answers that nothing more is written. Called between looks at the file.
-   */
+  /** Wait for more until this answers that nothing more is written. Called between looks at the file. */
   follow?: () => Promise<boolean>;
   signal?: AbortSignal;
 }
 
-/** Yields a container's log, rotated files first. A last line that is half written is left for later. */
+/**
+ * Yields a container's log, rotated files first. A last line that is half written is left for later, and lines that are no
+ * entries, as a killed writer leaves one, are passed over.
+ * @throws LcowError IO_FAILED.
+ */
 export async function* readLog(path: string, options: ReadLogOptions = {}): AsyncGenerator<LogEntry> {
-  const wanted = (item: LogEntry): boolean => !options.since || new Date(item.time) >= options.since;
-  if (options.tail !== undefined) {
-    const ring: LogEntry[] = [];
-    const position = { inode: 0, offset: 0 };
-    if (options.tail > 0 || options.follow) {
-      for await (const item of existingEntries(path, position)) {
-        if (!wanted(item)) continue;
-        ring.push(item);
-        if (ring.length > options.tail) ring.shift();
-      }
+  const { tail, since, follow, signal } = options;
+  const wanted = (item: LogEntry): boolean => !since || new Date(item.time) >= since;
+  await using reader = new LogReader(path);
+  if (tail === undefined) {
+    for await (const item of reader.rest()) if (wanted(item)) yield item;
+  } else if (tail > 0 || follow) {
+    let last: LogEntry[] = [];
+    for await (const item of reader.rest()) {
+      if (tail === 0 || !wanted(item)) continue;
+      last.push(item);
+      if (last.length >= 2 * tail) last = last.slice(-tail);
     }
-    yield* ring;
-    if (options.follow) yield* followEntries(path, position, options);
-    return;
+    yield* last.slice(-tail);
   }
-  const position = { inode: 0, offset: 0 };
-  for await (const item of existingEntries(path, position)) if (wanted(item)) yield item;
-  if (options.follow) yield* followEntries(path, position, options);
-}
-
-interface Position {
-  inode: number;
-  offset: number;
-}
-
-async function* existingEntries(path: string, position: Position): AsyncGenerator<LogEntry> {
-  for (let index = MAX_FILES - 1; index >= 1; index--) yield* entriesOf(`${path}.${index}`, { inode: 0, offset: 0 });
-  yield* entriesOf(path, position);
-}
-
-/** The whole lines from the position on, which is moved behind them. */
-async function* entriesOf(path: string, position: Position): AsyncGenerator<LogEntry> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw asIoError(error, `The log ${path} cannot be read`);
+  while (follow) {
+    const over = await follow();
+    for await (const item of reader.rest()) if (wanted(item)) yield item;
+    if (over || signal?.aborted) return;
   }
-  try {
-    position.inode = (await file.stat()).ino;
+}
+
+/** A place in a log. The file it is in is kept open and known by its inode, since rotation renames it at any time. */
+class LogReader implements AsyncDisposable {
+  readonly #path: string;
+  #file: FileHandle | undefined;
+  #inode = 0;
+  #offset = 0;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** The entries from here to the end of the newest file. */
+  async *rest(): AsyncGenerator<LogEntry> {
+    try {
+      if (!this.#file && !(await this.#advance())) return;
+      for (;;) {
+        yield* this.#entries();
+        const next = await this.#newer();
+        if (!next) return;
+        // Written before it was rotated and after our last look.
+        yield* this.#entries();
+        await this.#advance();
+      }
+    } catch (error) {
+      throw asIoError(error, `The log ${this.#path} cannot be read`);
+    }
+  }
+
+  /** Opens the next file, or the oldest one at the beginning. @returns false when there is none. */
+  async #advance(): Promise<boolean> {
+    for (;;) {
+      const next = await this.#newer();
+      if (!next) return false;
+      let file: FileHandle;
+      try {
+        file = await open(next.path, 'r');
+      } catch (error) {
+        ignoreMissing(error);
+        continue;
+      }
+      const { ino } = await file.stat();
+      if (ino === next.inode) {
+        await this.#file?.close();
+        this.#file = file;
+        this.#inode = ino;
+        this.#offset = 0;
+        return true;
+      }
+      // Renamed between the look and the opening.
+      await file.close();
+    }
+  }
+
+  /** The file behind the one we are in; the oldest one when we are in none, or in one that has been deleted. */
+  async #newer(): Promise<{ path: string; inode: number } | undefined> {
+    for (;;) {
+      const files: { path: string; inode: number }[] = [];
+      for (let index = MAX_FILES - 1; index >= 0; index--) {
+        const path = index === 0 ? this.#path : `${this.#path}.${index}`;
+        const found = await stat(path).catch(ignoreMissing);
+        // Seen under two names when it was renamed meanwhile.
+        if (found && files.at(-1)?.inode !== found.ino) files.push({ path, inode: found.ino });
+      }
+      const own = files.findIndex(({ inode }) => inode === this.#inode);
+      if (own >= 0 || !this.#file || (await this.#file.stat()).nlink === 0) return files[own + 1];
+      // It was renamed from a name we had yet to look at to one we had looked at.
+    }
+  }
+
+  /** The whole lines from the place on, which is moved behind them. */
+  async *#entries(): AsyncGenerator<LogEntry> {
     const chunk = Buffer.allocUnsafe(64 * 1024);
     let rest: Buffer = Buffer.alloc(0);
     for (;;) {
-      const { bytesRead } = await file.read(chunk, 0, chunk.length, position.offset + rest.length);
+      const { bytesRead } = await this.#file!.read(chunk, 0, chunk.length, this.#offset + rest.length);
       if (bytesRead === 0) return;
       rest = Buffer.concat([rest, chunk.subarray(0, bytesRead)]);
       let newline: number;
       let begin = 0;
-      while ((newline = rest.indexOf(10, begin)) !== -1) {
-        yield parseEntry(rest.toString('utf8', begin, newline), path);
-        position.offset += newline + 1 - begin;
+      while ((newline = rest.indexOf(NEWLINE, begin)) !== -1) {
+        const item = parseEntry(rest.toString('utf8', begin, newline));
+        this.#offset += newline + 1 - begin;
         begin = newline + 1;
+        if (item) yield item;
       }
       rest = rest.subarray(begin);
     }
-  } finally {
-    await file.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file?.close();
   }
 }
 
-function parseEntry(line: string, path: string): LogEntry {
+const entrySchema = z.object({ log: z.string(), stream: z.enum(['stdout', 'stderr']), time: z.string() });
+
+function parseEntry(line: string): LogEntry | undefined {
   try {
-    return JSON.parse(line) as LogEntry;
-  } catch (cause) {
-    throw new LcowError('IO_FAILED', `The log ${path} is damaged: a line is not JSON.`, { cause });
-  }
-}
-
-async function* followEntries(path: string, position: Position, options: ReadLogOptions): AsyncGenerator<LogEntry> {
-  for (;;) {
-    const over = await options.follow!();
-    const current = await stat(path).catch(() => undefined);
-    if (current && current.ino !== position.inode && position.inode !== 0) {
-      // Rotated: what was written to the old file after our last look comes first.
-      yield* entriesOf(`${path}.1`, { inode: 0, offset: position.offset });
-      position.offset = 0;
-    }
-    yield* entriesOf(path, position);
-    if (over || options.signal?.aborted) return;
+    return entrySchema.safeParse(JSON.parse(line)).data;
+  } catch {
+    return undefined;
   }
 }
