@@ -9,6 +9,8 @@ export interface BlockSource {
    * @throws LcowError IO_FAILED, or the format's code when the file is shorter than its structures say.
    */
   readInto(target: Uint8Array, offset: number): Promise<void> | undefined;
+  /** The stretches that may hold something else than zeros, ascending, apart; `end` is exclusive. All of it when absent. */
+  dataRuns?(): Iterable<{ readonly start: number; readonly end: number }>;
 }
 
 /** A disk in memory. */

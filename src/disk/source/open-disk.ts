@@ -2,22 +2,30 @@ import { open, type FileHandle } from 'node:fs/promises';
 import { LcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
 import { readAt } from '../structure/index.js';
-import { decodeVhdFooter, VHD_FOOTER_BYTES } from '../vhd/index.js';
+import { findVhdFooter, looksLikeVhd, readDynamicVhd } from '../vhd/index.js';
+import { openVhdx } from '../vhdx/index.js';
 import type { BlockSource } from './block-source.js';
+import { DynamicVhdSource } from './dynamic-vhd-source.js';
 import { FileSource } from './file-source.js';
-import { VhdxSource } from './vhdx-source.js';
+
+/** How a file holds a disk. */
+export type DiskFormat = 'raw' | 'vhd' | 'vhdx';
 
 /** A disk of a file, which is closed with it. */
 export interface OpenDisk extends AsyncDisposable {
+  readonly format: DiskFormat;
   readonly source: BlockSource;
   close(): Promise<void>;
 }
 
 /**
- * Opens the disk in a file for reading: a VHDX, a fixed VHD, or else a raw image; told apart by content.
+ * Opens the disk in a file for reading: a VHDX, its pending log replayed in memory, a fixed or dynamic VHD, or else a raw
+ * image.
+ * @param options.format what the file is; told by its content when absent. Whoever may write a raw disk can make it look
+ * like another format: name the format where that matters.
  * @throws LcowError NOT_FOUND, BAD_VHD, BAD_VHDX, IO_FAILED.
  */
-export async function openDisk(path: string): Promise<OpenDisk> {
+export async function openDisk(path: string, options: { format?: DiskFormat | undefined } = {}): Promise<OpenDisk> {
   let file: FileHandle;
   try {
     file = await open(path, 'r');
@@ -27,32 +35,30 @@ export async function openDisk(path: string): Promise<OpenDisk> {
     throw asIoError(cause, `The disk ${path} cannot be opened`);
   }
   try {
-    const source = await sourceOf(file, path);
+    const format = options.format ?? (await detect(file));
+    if (format === 'vhdx') {
+      const source = await openVhdx(path);
+      await file.close();
+      const close = () => source.close();
+      return { format, source, close, [Symbol.asyncDispose]: close };
+    }
+    const source =
+      format === 'raw' ? new FileSource(file, path, (await file.stat()).size) : await vhdSource(file, path);
     const close = () => file.close();
-    return { source, close, [Symbol.asyncDispose]: close };
+    return { format, source, close, [Symbol.asyncDispose]: close };
   } catch (error) {
     await file.close();
     throw asIoError(error, `The disk ${path} cannot be read`);
   }
 }
 
-async function sourceOf(file: FileHandle, path: string): Promise<BlockSource> {
-  const { size } = await file.stat();
-  if ((await readAt(file, 0, 8)).toString('latin1') === 'vhdxfile') return VhdxSource.open(file, path);
-  const footerOffset = size - VHD_FOOTER_BYTES;
-  if (footerOffset < 0) return new FileSource(file, path, size);
-  const end = await readAt(file, footerOffset, VHD_FOOTER_BYTES);
-  if (end.toString('latin1', 0, 8) !== 'conectix') return new FileSource(file, path, size);
-  const footer = decodeVhdFooter(end, path, footerOffset);
-  if (footer.kind !== 'fixed')
-    throw new LcowError(
-      'BAD_VHD',
-      `${path} is a ${footer.kind} VHD, which cannot be read; qemu-img convert makes it raw.`,
-    );
-  if (footer.virtualSizeBytes > footerOffset)
-    throw new LcowError(
-      'BAD_VHD',
-      `${path} is cut off: its footer tells of ${footer.virtualSizeBytes} bytes, and ${footerOffset} stand before it.`,
-    );
-  return new FileSource(file, path, footer.virtualSizeBytes);
+async function detect(file: FileHandle): Promise<DiskFormat> {
+  if ((await readAt(file, 0, 8)).toString('latin1') === 'vhdxfile') return 'vhdx';
+  return (await looksLikeVhd(file)) ? 'vhd' : 'raw';
+}
+
+async function vhdSource(file: FileHandle, path: string): Promise<BlockSource> {
+  const { footer } = await findVhdFooter(file, path);
+  if (footer.kind === 'fixed') return new FileSource(file, path, footer.virtualSizeBytes);
+  return new DynamicVhdSource(file, path, footer.virtualSizeBytes, await readDynamicVhd(file, footer, path));
 }

@@ -4,7 +4,7 @@ import { isLcowError, LcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
 import { ext4Info, type Ext4Info } from '../ext4/index.js';
 import { readAt } from '../structure/index.js';
-import { decodeVhdFooter, readDynamicVhd, VHD_FOOTER_BYTES, type VhdFooter } from '../vhd/index.js';
+import { findVhdFooter, readDynamicVhd } from '../vhd/index.js';
 import { readVhdx } from '../vhdx/index.js';
 
 interface CommonInfo {
@@ -50,11 +50,13 @@ export interface VhdxInfo extends CommonInfo, BlockInfo {
   readonly physicalSectorBytes: number;
   /** Whether all blocks are allocated beforehand. */
   readonly fixed: boolean;
-  /** The log must be replayed before the disk can be trusted: its writer died. QEMU does it on opening for writing. */
+  /** The log is to be replayed into the file: its writer died. Readers here do it in memory; the rest counts it as done. */
   readonly logPending: boolean;
   /** Which of the two copies are good; readers need one of each. */
   readonly headersGood: readonly [boolean, boolean];
   readonly regionTablesGood: readonly [boolean, boolean];
+  /** Where a differencing file has its parent, as it says. */
+  readonly parentPaths?: readonly string[];
   /** Changes whenever the data may have changed. */
   readonly dataWriteGuid: string;
 }
@@ -89,61 +91,24 @@ async function describe(file: FileHandle, path: string): Promise<VhdInfo> {
   const stat = await file.stat();
   if (!stat.isFile()) throw new LcowError('BAD_VHD', `${path} is not a VHD: it is not a file.`);
   const sizes = { fileSizeBytes: stat.size, allocatedBytes: stat.blocks * 512 };
-  const start = await readAt(file, 0, VHD_FOOTER_BYTES);
-  if (start.toString('latin1', 0, 8) === 'vhdxfile') return { ...sizes, ...(await describeVhdx(file, path)) };
-  if (stat.size < VHD_FOOTER_BYTES)
-    throw new LcowError(
-      'BAD_VHD',
-      `${path} is neither VHD nor VHDX: it has ${stat.size} bytes, a footer alone has 512.`,
-    );
-
-  const footerOffset = stat.size - VHD_FOOTER_BYTES;
-  const end = await readAt(file, footerOffset, VHD_FOOTER_BYTES);
-  // "If the hard disk footer is corrupt, the copy at the beginning of the file is used": dynamic disks only.
-  const hasCopy = start.toString('latin1', 0, 8) === 'conectix' && footerOffset > 0;
-  if (!hasCopy && end.toString('latin1', 0, 8) !== 'conectix')
-    throw new LcowError(
-      'BAD_VHD',
-      `${path} is neither VHD nor VHDX: "vhdxfile" is not at its start, and "conectix", the cookie of a footer, not at ` +
-        `byte ${footerOffset}.`,
-      { details: { part: 'hard disk footer', field: 'cookie', offset: footerOffset } },
-    );
-  let footer: VhdFooter;
-  let footerGood = true;
-  try {
-    footer = decodeVhdFooter(end, path, footerOffset);
-  } catch (error) {
-    if (!hasCopy) throw error;
-    footer = decodeVhdFooter(start, path);
-    footerGood = false;
-    if (footer.kind === 'fixed') throw error;
-  }
+  if ((await readAt(file, 0, 8)).toString('latin1') === 'vhdxfile')
+    return { ...sizes, ...(await describeVhdx(file, path)) };
+  const { footer, footerGood } = await findVhdFooter(file, path);
   const common = {
     ...sizes,
     virtualSizeBytes: footer.virtualSizeBytes,
     uuid: formatUuid(footer.uniqueId),
     creator: footer.creatorApplication.trim(),
   };
-  switch (footer.kind) {
-    case 'fixed':
-      if (footer.virtualSizeBytes !== footerOffset)
-        throw new LcowError(
-          'BAD_VHD',
-          `${path} is not a good VHD: currentSize of the hard disk footer at byte ${footerOffset + 48} is ` +
-            `${footer.virtualSizeBytes}, but ${footerOffset} bytes stand before the footer.`,
-          { details: { part: 'hard disk footer', field: 'currentSize', offset: footerOffset + 48 } },
-        );
-      return {
-        kind: 'fixed-vhd',
-        ...common,
-        geometry: [footer.cylinders, footer.heads, footer.sectorsPerTrack],
-        ...(await findExt4(path, 0)),
-      };
-    case 'dynamic':
-      return { kind: 'dynamic-vhd', ...common, footerGood, ...(await readDynamicVhd(file, footer, path)) };
-    case 'differencing':
-      throw new LcowError('BAD_VHD', `${path} is a differencing VHD, which is not supported.`);
-  }
+  if (footer.kind === 'fixed')
+    return {
+      kind: 'fixed-vhd',
+      ...common,
+      geometry: [footer.cylinders, footer.heads, footer.sectorsPerTrack],
+      ...(await findExt4(path, 0)),
+    };
+  const { blockSizeBytes, totalBlocks, presentBlocks } = await readDynamicVhd(file, footer, path);
+  return { kind: 'dynamic-vhd', ...common, footerGood, blockSizeBytes, totalBlocks, presentBlocks };
 }
 
 async function describeVhdx(
@@ -166,6 +131,7 @@ async function describeVhdx(
     headersGood: copies.headers,
     regionTablesGood: copies.regionTables,
     dataWriteGuid: header.dataWriteGuid,
+    ...(metadata.parent ? { parentPaths: metadata.parent.paths } : {}),
     // The super block is in the first 2 KiB, and so in block 0.
     ...(blocks.numbers[0] === 0 ? await findExt4(path, blocks.offsets[0]!) : {}),
   };

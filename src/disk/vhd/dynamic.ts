@@ -19,6 +19,10 @@ export interface DynamicVhd {
   readonly blockSizeBytes: number;
   readonly totalBlocks: number;
   readonly presentBlocks: number;
+  /** The numbers of the present blocks, ascending. */
+  readonly numbers: readonly number[];
+  /** The file offset of the data of each block in `numbers`, behind its bitmap. */
+  readonly offsets: readonly number[];
 }
 
 const SECTOR_BYTES = 512;
@@ -58,7 +62,8 @@ export async function readDynamicVhd(file: FileHandle, footer: VhdFooter, source
   // In front of its data each block has a bitmap of its sectors, padded to whole sectors.
   const bitmapBytes = Math.ceil(blockSize / SECTOR_BYTES / 8 / SECTOR_BYTES) * SECTOR_BYTES;
   const tableStart = Number(header.tableOffset);
-  let presentBlocks = 0;
+  const numbers: number[] = [];
+  const offsets: number[] = [];
   for (let at = 0; at < tableBytes; at += PIECE_BYTES) {
     const piece = await readAt(file, tableStart + at, Math.min(PIECE_BYTES, tableBytes - at));
     for (let within = 0; within < piece.length; within += BAT_ENTRY_BYTES) {
@@ -72,8 +77,18 @@ export async function readDynamicVhd(file: FileHandle, footer: VhdFooter, source
           tableStart + at + within,
           `is ${sector}, behind the end of the file`,
         );
-      presentBlocks++;
+      // Bounds what a table full of equal entries makes us keep.
+      if (numbers.length * blockSize > fileBytes)
+        throw badVhdField(
+          source,
+          'block allocation table',
+          'entries',
+          tableStart,
+          'name more blocks than the file can hold',
+        );
+      numbers.push((at + within) / BAT_ENTRY_BYTES);
+      offsets.push(sector * SECTOR_BYTES + bitmapBytes);
     }
   }
-  return { blockSizeBytes: blockSize, totalBlocks, presentBlocks };
+  return { blockSizeBytes: blockSize, totalBlocks, presentBlocks: numbers.length, numbers, offsets };
 }

@@ -7,3 +7,4 @@ export {
   type VhdFooter,
 } from './footer.js';
 export { readDynamicVhd, type DynamicVhd } from './dynamic.js';
+export { findVhdFooter, looksLikeVhd, type FoundFooter } from './find-footer.js';

@@ -32,6 +32,47 @@ export const HEADER = structure('header', 4096, 'little', {
   logOffset: u64(72),
 });
 
+/** 2.3.1: the log is written in sectors of this size, whatever the disk's. */
+export const LOG_SECTOR_BYTES = 4096;
+
+/** 2.3.1.1. The checksum covers the whole entry, `entryLength` bytes. */
+export const LOG_ENTRY_HEADER = structure('log entry header', 64, 'little', {
+  signature: text(0, 4), // "loge"
+  checksum: u32(4),
+  entryLength: u32(8),
+  tail: u32(12),
+  sequenceNumber: u64(16),
+  descriptorCount: u32(24),
+  logGuid: guid(32),
+  flushedFileOffset: u64(48),
+  lastFileOffset: u64(56),
+});
+
+/** 2.3.1.2 */
+export const LOG_ZERO_DESCRIPTOR = structure('log zero descriptor', 32, 'little', {
+  signature: text(0, 4), // "zero"
+  zeroLength: u64(8),
+  fileOffset: u64(16),
+  sequenceNumber: u64(24),
+});
+
+/** 2.3.1.3 */
+export const LOG_DATA_DESCRIPTOR = structure('log data descriptor', 32, 'little', {
+  signature: text(0, 4), // "desc"
+  trailingBytes: bytes(4, 4),
+  leadingBytes: bytes(8, 8),
+  fileOffset: u64(16),
+  sequenceNumber: u64(24),
+});
+
+/** 2.3.1.4: bytes 8 to 4091 of the data stay in place; the others are in the descriptor. */
+export const LOG_DATA_SECTOR = structure('log data sector', LOG_SECTOR_BYTES, 'little', {
+  signature: text(0, 4), // "data"
+  sequenceHigh: u32(4),
+  data: bytes(8, 4084),
+  sequenceLow: u32(4092),
+});
+
 /** 2.2.3: the table, with header and entries, is 64 KiB, all of it under the checksum. */
 export const REGION_TABLE_BYTES = 0x10000;
 
@@ -75,6 +116,12 @@ export const PAYLOAD_BLOCK = {
   partiallyPresent: 7,
 } as const;
 
+/** 2.5.1.2 */
+export const SECTOR_BITMAP_BLOCK = { notPresent: 0, present: 6 } as const;
+
+/** 2.4: a sector bitmap block, whatever the size of payload blocks. */
+export const SECTOR_BITMAP_BYTES = MIB;
+
 /** 2.6.1.1: the table takes the first 64 KiB of the metadata region. */
 export const METADATA_TABLE_BYTES = 0x10000;
 export const METADATA_TABLE_HEADER = structure('metadata table header', 32, 'little', {
@@ -104,6 +151,23 @@ export const METADATA_ITEMS = {
   parentLocator: { guid: 'a8d35f2d-b30b-454d-abf7-d3d84834ab0c', flags: METADATA_FLAGS.isRequired },
 } as const;
 
+/** 2.6.2.6.1 */
+export const PARENT_LOCATOR_HEADER = structure('parent locator header', 20, 'little', {
+  locatorType: guid(0),
+  keyValueCount: u16(18),
+});
+
+/** 2.6.2.6.2: offsets are from the start of the item. */
+export const PARENT_LOCATOR_ENTRY = structure('parent locator entry', 12, 'little', {
+  keyOffset: u32(0),
+  valueOffset: u32(4),
+  keyLength: u16(8),
+  valueLength: u16(10),
+});
+
+/** 2.6.2.6.3: the parent is another VHDX. */
+export const VHDX_PARENT_LOCATOR = 'b04aefb7-d19e-4a81-b789-25b8e9445913';
+
 /** 2.6.2.1 */
 export const FILE_PARAMETERS = structure('file parameters', 8, 'little', { blockSize: u32(0), flags: u32(4) });
 export const FILE_PARAMETER_FLAGS = { leaveBlocksAllocated: 1, hasParent: 2 } as const;
@@ -124,16 +188,20 @@ export const MAXIMUM_DISK_BYTES = 64 * 2 ** 40;
 
 /**
  * 2.4 and 2.5: after every `chunkRatio` payload entries the BAT has one sector bitmap entry, which a file without a
- * parent does not use.
+ * parent does not use. With a parent the table ends with such an entry.
  */
 export function batGeometry(
   virtualSizeBytes: number,
   blockSizeBytes: number,
   logicalSectorBytes: number,
+  hasParent = false,
 ): { payloadBlocks: number; chunkRatio: number; entries: number } {
   const payloadBlocks = Math.ceil(virtualSizeBytes / blockSizeBytes);
   const chunkRatio = (2 ** 23 * logicalSectorBytes) / blockSizeBytes;
-  return { payloadBlocks, chunkRatio, entries: payloadBlocks + Math.floor((payloadBlocks - 1) / chunkRatio) };
+  const entries = hasParent
+    ? Math.ceil(payloadBlocks / chunkRatio) * (chunkRatio + 1)
+    : payloadBlocks + Math.floor((payloadBlocks - 1) / chunkRatio);
+  return { payloadBlocks, chunkRatio, entries };
 }
 
 /** The BAT index of a payload block. */

@@ -1,6 +1,5 @@
-import type { FileHandle } from 'node:fs/promises';
 import type { LcowError } from '../../errors/index.js';
-import { readAt, type Structure } from '../structure/index.js';
+import type { FileView, Structure } from '../structure/index.js';
 import {
   FILE_PARAMETER_FLAGS,
   FILE_PARAMETERS,
@@ -18,6 +17,7 @@ import {
   VIRTUAL_DISK_ID,
   VIRTUAL_DISK_SIZE,
 } from './layout.js';
+import { parseParentLocator, type ParentLocator } from './parent-locator.js';
 import { badVhdx, type Region } from './region.js';
 
 /** What the known metadata items say (2.6.2). */
@@ -30,6 +30,10 @@ export interface VhdxMetadata {
   readonly virtualDiskId: string;
   /** Whether all blocks stay allocated: a fixed VHDX. */
   readonly leaveBlocksAllocated: boolean;
+  /** Where the parent is, for a differencing file: what is not in this file is read from there. */
+  readonly parent?: ParentLocator;
+  /** Offset in the file of the 8 bytes of the virtual disk size, which need not be aligned. */
+  readonly virtualDiskSizeOffset: number;
 }
 
 interface Item {
@@ -41,7 +45,7 @@ interface Item {
  * Reads the metadata region (2.6) and checks every value against its limits.
  * @throws LcowError BAD_VHDX
  */
-export async function readMetadata(file: FileHandle, source: string, region: Region): Promise<VhdxMetadata> {
+export async function readMetadata(file: FileView, source: string, region: Region): Promise<VhdxMetadata> {
   const items = await readTable(file, source, region);
 
   const read = async <F>(
@@ -52,7 +56,7 @@ export async function readMetadata(file: FileHandle, source: string, region: Reg
     if (!item) throw badVhdx(source, 'metadata table', 'entries', region.start, `have no ${form.name}`);
     if (item.length !== form.size)
       throw badVhdx(source, form.name, 'length', item.offset, `is ${item.length}, not ${form.size}`);
-    return form.decode(await readAt(file, item.offset, form.size));
+    return form.decode(await file.read(item.offset, form.size));
   };
   const bad = (key: keyof typeof METADATA_ITEMS, field: string, reason: string): LcowError =>
     badVhdx(source, `metadata item ${key}`, field, items.get(METADATA_ITEMS[key].guid)?.offset ?? region.start, reason);
@@ -60,8 +64,9 @@ export async function readMetadata(file: FileHandle, source: string, region: Reg
   const { blockSize, flags } = await read('fileParameters', FILE_PARAMETERS);
   if (blockSize < MINIMUM_BLOCK_BYTES || blockSize > MAXIMUM_BLOCK_BYTES || (blockSize & (blockSize - 1)) !== 0)
     throw bad('fileParameters', 'blockSize', `is ${blockSize}, not a power of two from 1 to 256 MiB`);
-  if (flags & FILE_PARAMETER_FLAGS.hasParent)
-    throw bad('fileParameters', 'hasParent', 'is set: differencing files are not supported');
+  const hasParent = (flags & FILE_PARAMETER_FLAGS.hasParent) !== 0;
+  const locator = items.get(METADATA_ITEMS.parentLocator.guid);
+  if (hasParent && !locator) throw bad('fileParameters', 'hasParent', 'is set, but there is no parent locator');
 
   const sectorBytes = async (key: 'logicalSectorSize' | 'physicalSectorSize'): Promise<512 | 4096> => {
     const { sizeBytes } = await read(key, SECTOR_SIZE);
@@ -81,13 +86,17 @@ export async function readMetadata(file: FileHandle, source: string, region: Reg
     logicalSectorBytes,
     physicalSectorBytes,
     virtualDiskId: (await read('virtualDiskId', VIRTUAL_DISK_ID)).guid,
-    leaveBlocksAllocated: (flags & FILE_PARAMETER_FLAGS.leaveBlocksAllocated) !== 0,
+    leaveBlocksAllocated: !hasParent && (flags & FILE_PARAMETER_FLAGS.leaveBlocksAllocated) !== 0,
+    virtualDiskSizeOffset: items.get(METADATA_ITEMS.virtualDiskSize.guid)!.offset,
+    ...(hasParent && locator
+      ? { parent: parseParentLocator(await file.read(locator.offset, locator.length), locator.offset, source) }
+      : {}),
   };
 }
 
 /** The known items by GUID, their offsets made absolute. */
-async function readTable(file: FileHandle, source: string, region: Region): Promise<Map<string, Item>> {
-  const table = await readAt(file, region.start, METADATA_TABLE_BYTES);
+async function readTable(file: FileView, source: string, region: Region): Promise<Map<string, Item>> {
+  const table = await file.read(region.start, METADATA_TABLE_BYTES);
   const head = METADATA_TABLE_HEADER.decode(table);
   const bad = (field: keyof typeof METADATA_TABLE_HEADER.fields, reason: string): LcowError =>
     badVhdx(

@@ -1,12 +1,12 @@
 import type { FileHandle } from 'node:fs/promises';
 import { LcowError } from '../../errors/index.js';
-import { readAt, type StructureValues } from '../structure/index.js';
+import { viewFile, type FileView } from '../structure/index.js';
+import { readBlockTable, type BlockTable } from './block-table.js';
 import { crc32cWithoutField } from './crc32c.js';
-import { ZERO_GUID } from './guid.js';
+import { readHeaders, type HeaderValues } from './headers.js';
 import {
   ALIGNMENT_BYTES,
   FILE_IDENTIFIER,
-  HEADER,
   HEADER_OFFSETS,
   HEADER_SECTION_BYTES,
   MAXIMUM_TABLE_ENTRIES,
@@ -16,7 +16,7 @@ import {
   REGION_TABLE_OFFSETS,
   REGIONS,
 } from './layout.js';
-import { readBlockTable, type BlockTable } from './block-table.js';
+import { readLog, type LogState } from './log.js';
 import { readMetadata, type VhdxMetadata } from './metadata.js';
 import { badVhdx, type Region } from './region.js';
 
@@ -25,46 +25,71 @@ export interface VhdxFile {
   /** What the writer called itself. Not trustworthy: any text up to 256 characters. */
   readonly creator: string;
   /** The current header (2.2.2). */
-  readonly header: StructureValues<typeof HEADER.fields>;
+  readonly header: HeaderValues;
+  /** Which copy of the header is the current one. */
+  readonly headerSlot: 0 | 1;
   /** Which copies of header and region table are good: one damaged copy of each does not hurt. */
   readonly copies: {
     readonly headers: readonly [boolean, boolean];
     readonly regionTables: readonly [boolean, boolean];
   };
   /**
-   * Whether the log holds what is not yet in the file: its writer died. Until it is replayed, which QEMU does when it
-   * opens the file for writing, the BAT may be out of date, and its blocks are not checked against each other.
+   * Whether the log holds what is not yet in the file: its writer died. Everything here is what will be once it was
+   * replayed.
    */
   readonly logPending: boolean;
+  readonly log: LogState;
+  /** Header section, log and the regions of the region table. */
+  readonly regions: readonly Region[];
   readonly metadata: VhdxMetadata;
   readonly blocks: BlockTable;
+  /** Size of the file, once the log was replayed. */
   readonly fileBytes: number;
+}
+
+/** The region of a name; {@link readVhdx} has seen to it that log, metadata and BAT are there. */
+export function regionOf(file: Pick<VhdxFile, 'regions'>, name: 'log' | 'metadata' | 'BAT'): Region {
+  return file.regions.find((region) => region.name === name)!;
 }
 
 /**
  * Reads the structures of a VHDX and checks all of them: signatures, checksums, alignment, that regions and blocks lie
- * inside of the file and do not overlap. At most 8 bytes are kept for each block that is present.
+ * inside of the file and do not overlap. A pending log counts as replayed; the file is not touched. At most 16 bytes
+ * are kept for each block that is present.
  * @param source what to call the file in errors.
- * @throws LcowError BAD_VHDX naming structure, field and offset; also for differencing files.
+ * @param onBadBlock takes what is wrong in the BAT, in place of the first such error being thrown.
+ * @throws LcowError BAD_VHDX naming structure, field and offset.
  */
-export async function readVhdx(file: FileHandle, source: string): Promise<VhdxFile> {
-  const fileBytes = (await file.stat()).size;
-  if (fileBytes < HEADER_SECTION_BYTES)
+export async function readVhdx(
+  file: FileHandle,
+  source: string,
+  onBadBlock?: (error: LcowError) => void,
+): Promise<VhdxFile> {
+  const onDisk = await viewFile(file);
+  if (onDisk.sizeBytes < HEADER_SECTION_BYTES)
     throw new LcowError(
       'BAD_VHDX',
-      `${source} is not a VHDX: it has ${fileBytes} bytes, and the header section alone has ${HEADER_SECTION_BYTES}.`,
-      { details: { fileBytes } },
+      `${source} is not a VHDX: it has ${onDisk.sizeBytes} bytes, and the header section alone has ` +
+        `${HEADER_SECTION_BYTES}.`,
+      { details: { fileBytes: onDisk.sizeBytes } },
     );
-  const identifier = FILE_IDENTIFIER.decode(await readAt(file, 0, FILE_IDENTIFIER.size));
+  const identifier = FILE_IDENTIFIER.decode(await onDisk.read(0, FILE_IDENTIFIER.size));
   if (identifier.signature !== 'vhdxfile')
     throw badVhdx(source, FILE_IDENTIFIER.name, 'signature', 0, 'is not "vhdxfile"');
   const creator = Buffer.from(identifier.creator).toString('utf16le').replace(/\0.*$/su, '');
 
-  const { header, good: headers } = await readHeaders(file, source);
-  const log: Region = { name: 'log', start: Number(header.logOffset), length: header.logLength };
-  const { regions, good: regionTables } = await readRegions(file, source);
-  const metadataRegion = regions.find(({ name }) => name === 'metadata');
-  const batRegion = regions.find(({ name }) => name === 'BAT');
+  const { header, slot, good: headers } = await readHeaders(onDisk, source);
+  const fixedPlaces: Region[] = [
+    { name: 'header section', start: 0, length: HEADER_SECTION_BYTES },
+    { name: 'log', start: Number(header.logOffset), length: header.logLength },
+  ];
+  checkPlacement(source, fixedPlaces, onDisk.sizeBytes);
+  const log = await readLog(onDisk, header, source);
+  const { view } = log;
+
+  const { regions: declared, good: regionTables } = await readRegions(view, source);
+  const metadataRegion = declared.find(({ name }) => name === 'metadata');
+  const batRegion = declared.find(({ name }) => name === 'BAT');
   if (!metadataRegion || !batRegion)
     throw badVhdx(
       source,
@@ -73,67 +98,28 @@ export async function readVhdx(file: FileHandle, source: string): Promise<VhdxFi
       REGION_TABLE_OFFSETS[0],
       `name no ${metadataRegion ? 'BAT' : 'metadata'} region`,
     );
-  const occupied: Region[] = [{ name: 'header section', start: 0, length: HEADER_SECTION_BYTES }, log, ...regions];
-  checkPlacement(source, occupied, fileBytes);
+  const regions = [...fixedPlaces, ...declared];
+  checkPlacement(source, regions, view.sizeBytes);
 
-  const metadata = await readMetadata(file, source, metadataRegion);
-  const logPending = header.logGuid !== ZERO_GUID;
-  const blocks = await readBlockTable(file, source, {
-    region: batRegion,
+  const metadata = await readMetadata(view, source, metadataRegion);
+  const blocks = await readBlockTable(view, source, { region: batRegion, metadata, occupied: regions, onBadBlock });
+  return {
+    creator,
+    header,
+    headerSlot: slot,
+    copies: { headers, regionTables },
+    logPending: log.kind === 'pending',
+    log,
+    regions,
     metadata,
-    occupied,
-    fileBytes,
-    trusted: !logPending,
-  });
-  return { creator, header, copies: { headers, regionTables }, logPending, metadata, blocks, fileBytes };
-}
-
-type HeaderValues = StructureValues<typeof HEADER.fields>;
-
-/** 2.2.2: the current header is the valid one with the higher sequence number. */
-async function readHeaders(
-  file: FileHandle,
-  source: string,
-): Promise<{ header: HeaderValues; good: readonly [boolean, boolean] }> {
-  const first = await readHeader(file, source, HEADER_OFFSETS[0]);
-  const second = await readHeader(file, source, HEADER_OFFSETS[1]);
-  const good = [!(first instanceof LcowError), !(second instanceof LcowError)] as const;
-  if (first instanceof LcowError) {
-    if (second instanceof LcowError) throw first;
-    return { header: second, good };
-  }
-  if (second instanceof LcowError) return { header: first, good };
-  // disk2vhd writes two equal headers; different ones of one age leave no current header.
-  if (first.sequenceNumber === second.sequenceNumber && !HEADER.encode(first).equals(HEADER.encode(second)))
-    throw badVhdx(
-      source,
-      HEADER.name,
-      'sequenceNumber',
-      HEADER_OFFSETS[1] + HEADER.fields.sequenceNumber.offset,
-      'is that of the other header, which differs',
-    );
-  return { header: first.sequenceNumber >= second.sequenceNumber ? first : second, good };
-}
-
-async function readHeader(file: FileHandle, source: string, offset: number): Promise<HeaderValues | LcowError> {
-  const block = await readAt(file, offset, HEADER.size);
-  const bad = (field: keyof typeof HEADER.fields, reason: string): LcowError =>
-    badVhdx(source, HEADER.name, field, offset + HEADER.fields[field].offset, reason);
-  const values = HEADER.decode(block);
-  if (values.signature !== 'head') return bad('signature', 'is not "head"');
-  if (values.checksum !== crc32cWithoutField(block, HEADER.fields.checksum.offset))
-    return bad('checksum', 'is not that of the bytes');
-  if (values.version !== 1) return bad('version', `is ${values.version}, not 1`);
-  if (values.logVersion !== 0) return bad('logVersion', `is ${values.logVersion}, not 0`);
-  if (values.logLength % ALIGNMENT_BYTES !== 0) return bad('logLength', `is ${values.logLength}, not whole mebibytes`);
-  if (values.logOffset % BigInt(ALIGNMENT_BYTES) !== 0n || values.logOffset > BigInt(Number.MAX_SAFE_INTEGER))
-    return bad('logOffset', `is ${values.logOffset}, not at a mebibyte of the file`);
-  return values;
+    blocks,
+    fileBytes: view.sizeBytes,
+  };
 }
 
 /** 2.2.3: both tables are the same, unless a crash hit one of them. */
 async function readRegions(
-  file: FileHandle,
+  file: FileView,
   source: string,
 ): Promise<{ regions: Region[]; good: readonly [boolean, boolean] }> {
   const first = await readRegionTable(file, source, REGION_TABLE_OFFSETS[0]);
@@ -144,8 +130,8 @@ async function readRegions(
   throw first;
 }
 
-async function readRegionTable(file: FileHandle, source: string, offset: number): Promise<Region[] | LcowError> {
-  const table = await readAt(file, offset, REGION_TABLE_BYTES);
+async function readRegionTable(file: FileView, source: string, offset: number): Promise<Region[] | LcowError> {
+  const table = await file.read(offset, REGION_TABLE_BYTES);
   const head = REGION_TABLE_HEADER.decode(table);
   const bad = (field: keyof typeof REGION_TABLE_HEADER.fields, reason: string): LcowError =>
     badVhdx(source, REGION_TABLE_HEADER.name, field, offset + REGION_TABLE_HEADER.fields[field].offset, reason);
