@@ -23,3 +23,13 @@ export { formatBlankExt4, ext4Info, type BlankExt4Options, type BlockWriter, typ
 export { openExt4, Ext4Reader, type Ext4Inode, type InodeKind, type WalkedEntry } from './ext4/reader/index.js';
 export { openDisk, MemorySource, type BlockSource, type OpenDisk } from './source/index.js';
 export { vhdToTar, type VhdToTarOptions } from './export/index.js';
+export {
+  openView,
+  FileView,
+  changes,
+  diffSize,
+  type Change,
+  type ChangeKind,
+  type ViewEntry,
+  type ViewLayer,
+} from './view/index.js';

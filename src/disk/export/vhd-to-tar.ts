@@ -3,7 +3,7 @@ import { throwIfAborted } from '../../lifetime/index.js';
 import { openExt4, type DirectoryEntry, type Ext4Inode, type Ext4Reader } from '../ext4/reader/index.js';
 import { openDisk, type BlockSource } from '../source/index.js';
 import { ChunkWriter, encodeHeader, END_BYTES, padded, readableName, type TarMember } from '../tar/index.js';
-import { isDeviceWhiteout, isOpaque, isWhiteout, visibleXattrs, type Xattrs } from './overlay-attributes.js';
+import { isDeviceWhiteout, isOpaque, isWhiteout, visibleXattrs, type Xattrs } from '../overlay/index.js';
 
 export interface VhdToTarOptions {
   /** The directory whose content is exported, a byte string: `/` unless given; `/upper` is what a container changed. */
