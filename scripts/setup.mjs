@@ -24,6 +24,7 @@ const PROGRAMS = {
     'qemu-img': 'qemu-utils',
     e2fsck: 'e2fsprogs',
     debugfs: 'e2fsprogs',
+    veritysetup: 'cryptsetup-bin',
     skopeo: 'skopeo',
     'docker-registry': 'docker-registry',
     mmdebstrap: 'mmdebstrap',

@@ -9,7 +9,22 @@ export {
   type TarMember,
 } from './tar/index.js';
 export { VHD_FOOTER_BYTES, encodeFixedVhdFooter, decodeVhdFooter, type VhdFooter } from './vhd/index.js';
-export { VhdxWriter, readVhdx, type VhdxFile, type VhdxWriterOptions, type VhdxWriterResult } from './vhdx/index.js';
+export {
+  VhdxWriter,
+  readVhdx,
+  openVhdx,
+  repairVhdx,
+  resizeVhdx,
+  type VhdxFile,
+  type VhdxDisk,
+  type OpenVhdxOptions,
+  type VhdxRepair,
+  type VhdxResize,
+  type VhdxWriterOptions,
+  type VhdxWriterResult,
+} from './vhdx/index.js';
+export { checkDisk, type DiskCheck, type DiskFinding } from './check/index.js';
+export { verifyVerity, type Verity, type VerityCheck } from './verity/index.js';
 export {
   createScratch,
   DEFAULT_SCRATCH_BYTES,
@@ -18,7 +33,15 @@ export {
 } from './scratch/index.js';
 export { copySparse, type SparseCopyResult } from './sparse/index.js';
 export { vhdInfo, type VhdInfo, type FixedVhdInfo, type DynamicVhdInfo, type VhdxInfo } from './vhd-info/index.js';
-export { tarToVhd, readFileChunks, type TarToVhdOptions, type TarToVhdResult } from './convert/index.js';
+export {
+  tarToVhd,
+  readFileChunks,
+  convertDisk,
+  type TarToVhdOptions,
+  type TarToVhdResult,
+  type ConvertDiskOptions,
+  type ConvertDiskResult,
+} from './convert/index.js';
 export { formatBlankExt4, ext4Info, type BlankExt4Options, type BlockWriter, type Ext4Info } from './ext4/index.js';
 export { openExt4, Ext4Reader, type Ext4Inode, type InodeKind, type WalkedEntry } from './ext4/reader/index.js';
 export { openDisk, MemorySource, type BlockSource, type OpenDisk } from './source/index.js';

@@ -4,6 +4,7 @@ import { abortable, throwIfAborted } from '../../lifetime/index.js';
 import { createAtomic } from '../../state/index.js';
 import { Ext4Writer } from '../ext4/index.js';
 import { readableName, TarParser, TOKEN } from '../tar/index.js';
+import { appendVerity, type Verity } from '../verity/index.js';
 import { encodeFixedVhdFooter, MAXIMUM_VHD_BYTES, VHD_FOOTER_BYTES } from '../vhd/index.js';
 import { applyEntry } from './apply-entry.js';
 import { ForwardOutput } from './forward-output.js';
@@ -13,6 +14,8 @@ export interface TarToVhdOptions {
   readonly convertWhiteout?: boolean;
   /** Ends the file with the 512 bytes that make it a fixed VHD (default); without them it is a raw image. */
   readonly appendVhdFooter?: boolean;
+  /** Adds the hash tree by which a guest can check the layer (tar2ext4 AppendDMVerity); see `verity` of the result. */
+  readonly appendDMVerity?: boolean;
   /** Largest image: 256 GiB unless given (tar2ext4: 16 GiB). Up to 2040 GiB with a footer, else 16 TiB. */
   readonly maximumDiskSizeBytes?: number;
   /** Ends the conversion with CANCELLED; the source is asked to return, but not waited for. */
@@ -24,10 +27,12 @@ export interface TarToVhdOptions {
 export interface TarToVhdResult {
   /** Size of the file. */
   readonly sizeBytes: number;
-  /** Size of the file system in it: sizeBytes without the footer. */
+  /** Size of the file system in it: sizeBytes without hash tree and footer. */
   readonly imageBytes: number;
   /** Members of the tar. */
   readonly entries: number;
+  /** The hash tree, with `appendDMVerity`. */
+  readonly verity?: Verity;
 }
 
 /** A chunk of the source is converted in pieces of this size, so that even one huge chunk has back-pressure. */
@@ -38,7 +43,7 @@ const PIECE_BYTES = 1024 * 1024;
  * in one pass: the source is read once, to its end, and the file written once. The same tar gives the same bytes.
  *
  * @param target a path, where the file appears whole or not at all and replaces what was there; or a file open for
- * writing, which is written from its start and cut to its new length, emptied on failure, and neither synced nor closed.
+ * writing (and reading, for a hash tree), which is written from its start and cut to its new length, emptied on failure, and neither synced nor closed.
  * @throws LcowError BAD_TAR naming the member or the offset; DISK_FULL, IO_FAILED, CANCELLED; what the source throws.
  */
 export async function tarToVhd(
@@ -77,14 +82,13 @@ async function convert(
     );
     const entries = await readMembers(source, writer, output, options);
     const { imageBytes, secondUuid } = await writer.finish();
-    let sizeBytes = imageBytes;
-    if (appendVhdFooter) {
-      const footer = Buffer.from(encodeFixedVhdFooter(imageBytes, secondUuid));
-      output.append(footer, 0, VHD_FOOTER_BYTES);
-      sizeBytes += VHD_FOOTER_BYTES;
-    }
     await output.flush();
-    return { sizeBytes, imageBytes, entries };
+    // A second reading of the file: blocks of the front are written last. It is in the page cache.
+    const verity = options.appendDMVerity ? await appendVerity(file, imageBytes, options) : undefined;
+    const diskBytes = imageBytes + (verity?.hashBytes ?? 0);
+    if (appendVhdFooter) await output.writeAt(diskBytes, Buffer.from(encodeFixedVhdFooter(diskBytes, secondUuid)));
+    const sizeBytes = diskBytes + (appendVhdFooter ? VHD_FOOTER_BYTES : 0);
+    return { sizeBytes, imageBytes, entries, ...(verity ? { verity } : {}) };
   } finally {
     // The caller closes the file next: no write may still be under way then.
     await output.settle();

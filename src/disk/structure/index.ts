@@ -3,6 +3,7 @@
  * prints it; reading and writing are both derived from it, so that they cannot disagree.
  */
 export { readAt } from './read-at.js';
+export { isTooMany, type DiskFinding } from './findings.js';
 export { viewFile, type FileView } from './file-view.js';
 
 /** Reads and writes one field. Offsets are in bytes from the start of the structure. */

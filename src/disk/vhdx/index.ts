@@ -8,3 +8,4 @@ export type { BlockTable } from './block-table.js';
 export { openVhdx, MAXIMUM_CHAIN_LENGTH, type OpenVhdxOptions, type VhdxDisk } from './disk.js';
 export { repairVhdx, type VhdxRepair } from './repair.js';
 export { resizeVhdx, type VhdxResize } from './resize.js';
+export { checkVhdx, type VhdxUsage } from './check.js';
