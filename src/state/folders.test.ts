@@ -37,6 +37,8 @@ describe('the state folders', () => {
       chmodSync(open, 0o777);
       const env = { LCOW_ROOT: join(base, 'r'), LCOW_RUNTIME_DIR: join(base, 'run'), [name]: open };
       expect(() => stateFolders(env)).toThrow(`${open} can be written to by everybody`);
+      chmodSync(open, 0o1777);
+      expect(() => stateFolders(env)).not.toThrow();
     }
   });
 

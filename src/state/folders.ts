@@ -58,7 +58,8 @@ function makePrivate(folder: string): void {
   const hint = 'Set LCOW_ROOT and LCOW_RUNTIME_DIR to folders of your own.';
   if (process.getuid && uid !== process.getuid())
     throw new LcowError('IO_FAILED', `The state folder ${folder} belongs to user ${uid}, not to you.`, { hint });
-  if (process.getuid && (mode & 0o002) !== 0)
+  // With the sticky bit others cannot touch what is ours in it, and what is theirs is found by its owner.
+  if (process.getuid && (mode & 0o1002) === 0o002)
     throw new LcowError('IO_FAILED', `The state folder ${folder} can be written to by everybody.`, { hint });
 }
 
