@@ -1,19 +1,34 @@
 import { Command } from 'commander';
-import prettyBytes from 'pretty-bytes';
-import { createScratch, readFileChunks, tarToVhd, vhdInfo } from '../disk/index.js';
+import { createScratch, readFileChunks, tarToVhd } from '../disk/index.js';
 import { parseSize } from '../engine/index.js';
 import { asIoError } from '../state/index.js';
+import { diskCatCommand, diskDiffCommand, diskLsCommand, vhd2tarCommand } from './disk-files-command.js';
+import {
+  diskCheckCommand,
+  diskConvertCommand,
+  diskInfoCommand,
+  diskResizeCommand,
+  diskVerityCommand,
+} from './disk-image-commands.js';
 import { abortOnSignals } from './interruption.js';
 import { parsed } from './options.js';
 import { printJson } from './output.js';
 import { spinner } from './spinner.js';
 
-/** `lcow disk tar2vhd|vhd-info|scratch` */
+/** `lcow disk tar2vhd|vhd2tar|ls|cat|diff|info|check|verity|resize|convert|scratch` */
 export function diskCommand(): Command {
   return new Command('disk')
     .description('Make and look at disk images')
     .addCommand(tar2vhdCommand())
-    .addCommand(vhdInfoCommand())
+    .addCommand(vhd2tarCommand())
+    .addCommand(diskLsCommand())
+    .addCommand(diskCatCommand())
+    .addCommand(diskDiffCommand())
+    .addCommand(diskInfoCommand())
+    .addCommand(diskCheckCommand())
+    .addCommand(diskVerityCommand())
+    .addCommand(diskResizeCommand())
+    .addCommand(diskConvertCommand())
     .addCommand(scratchCommand());
 }
 
@@ -24,9 +39,17 @@ function tar2vhdCommand(): Command {
     .option('-i, --input <tar>', 'file to read; standard input when absent')
     .option('--keep-whiteouts', 'leave .wh. files as they are, in place of overlay’s form')
     .option('--no-footer', 'a bare ext4 image, without the VHD footer')
+    .option('--verity', 'append a dm-verity hash tree; --json tells its root hash')
     .option('--json', 'print what was made as JSON')
     .action(
-      async (options: { output: string; input?: string; keepWhiteouts?: boolean; footer: boolean; json?: boolean }) => {
+      async (options: {
+        output: string;
+        input?: string;
+        keepWhiteouts?: boolean;
+        footer: boolean;
+        verity?: boolean;
+        json?: boolean;
+      }) => {
         using interruption = abortOnSignals();
         using _spinner = spinner(`Converting to ${options.output}`);
         const source = options.input ? readFileChunks(options.input) : process.stdin;
@@ -34,6 +57,7 @@ function tar2vhdCommand(): Command {
           const made = await tarToVhd(source, options.output, {
             convertWhiteout: !options.keepWhiteouts,
             appendVhdFooter: options.footer,
+            appendDMVerity: options.verity ?? false,
             signal: interruption.signal,
           });
           if (options.json) printJson(made);
@@ -42,24 +66,6 @@ function tar2vhdCommand(): Command {
         }
       },
     );
-}
-
-function vhdInfoCommand(): Command {
-  return new Command('vhd-info')
-    .description('Check the headers of a VHD or VHDX file and show what it holds')
-    .argument('<file>')
-    .option('--json', 'as JSON')
-    .action(async (file: string, options: { json?: boolean }) => {
-      const info = await vhdInfo(file);
-      if (options.json) printJson(info);
-      else
-        for (const [name, value] of Object.entries(info))
-          console.log(`${name}: ${typeof value === 'object' ? JSON.stringify(value) : describe(name, value)}`);
-    });
-}
-
-function describe(name: string, value: unknown): string {
-  return name.endsWith('Bytes') && typeof value === 'number' ? `${value} (${prettyBytes(value)})` : String(value);
 }
 
 function scratchCommand(): Command {
