@@ -272,9 +272,10 @@ test('any number of blocks and inodes has a geometry that holds them', () => {
       expect(plan.blocksPerGroup).toBeLessThanOrEqual(32768);
       expect(Math.ceil(plan.blocks / plan.blocksPerGroup)).toBe(plan.groups);
       expect(plan.usedBlocks).toBe(content + (plan.groups * plan.inodesPerGroup) / 16 + 2 * plan.groups);
-      expect(plan.blocks - plan.usedBlocks).toBeLessThanOrEqual(plan.blocksPerGroup);
+      // Beside a last group of one block, the rounding of each group to whole bytes of its bitmap.
+      expect(plan.blocks - plan.usedBlocks).toBeLessThanOrEqual(Math.max(plan.blocksPerGroup, 8 * plan.groups));
     }),
-    { numRuns: 2000 },
+    { numRuns: 2000, examples: [[1394186911, 2042641]] },
   );
   expect(planImage(2 ** 32 - 10, 1000)).toBeUndefined();
 });
