@@ -42,7 +42,7 @@ export async function checkVhdx(file: FileHandle, source: string, findings: Disk
   }
   const logOffset = Number(vhdx.header.logOffset);
   if (log.kind === 'pending')
-    warn(`The log holds ${log.entries} entries that are not in place: the last writer died.`, logOffset);
+    warn(`The log holds changes that are not in place: the last writer died.`, logOffset);
   if (log.kind === 'unused')
     warn('The log is in use but holds no whole entry: the last writer died while it wrote the first.', logOffset);
 
