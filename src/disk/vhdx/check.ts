@@ -41,8 +41,7 @@ export async function checkVhdx(file: FileHandle, source: string, findings: Disk
       warn('The copies of the region table differ; the first is used.', REGION_TABLE_OFFSETS[1]);
   }
   const logOffset = Number(vhdx.header.logOffset);
-  if (log.kind === 'pending')
-    warn(`The log holds changes that are not in place: the last writer died.`, logOffset);
+  if (log.kind === 'pending') warn(`The log holds changes that are not in place: the last writer died.`, logOffset);
   if (log.kind === 'unused')
     warn('The log is in use but holds no whole entry: the last writer died while it wrote the first.', logOffset);
 
