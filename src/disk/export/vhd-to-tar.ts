@@ -194,27 +194,30 @@ class Export {
     }
     if (inode.nlink > 1 && kind !== 'directory' && !isDeviceWhiteout(inode)) {
       const first = this.#firstPaths.get(inode.ino);
-      if (first !== undefined) return { ...this.#attributes(path, inode), type: 'hardLink', linkPath: first, size: 0 };
+      if (first !== undefined) return this.#told(path, inode, 'hardLink', 0, first);
       this.#firstPaths.set(inode.ino, path);
     }
-    return {
-      ...this.#attributes(path, inode),
-      type: kind,
-      size: kind === 'file' ? inode.size : 0,
-      xattrs: xattrs.size > 0 ? xattrs : undefined,
-    };
+    return this.#told(path, inode, kind, kind === 'file' ? inode.size : 0, '', xattrs.size > 0 ? xattrs : undefined);
   }
 
-  #attributes(path: string, inode: Ext4Inode): Omit<TarMember, 'type'> {
+  #told(
+    path: string,
+    inode: Ext4Inode,
+    type: TarMember['type'],
+    size: number,
+    linkPath = '',
+    xattrs?: Xattrs,
+  ): TarMember {
     const { mtime, mtimeNs, atime, atimeNs, ctime, ctimeNs } = inode;
     const all = this.options.accessTimes ?? false;
     return {
+      type,
       path,
-      linkPath: '',
+      linkPath,
       mode: inode.mode,
       uid: inode.uid,
       gid: inode.gid,
-      size: 0,
+      size,
       mtime,
       mtimeNs,
       atime: all && (atime !== mtime || atimeNs !== mtimeNs) ? atime : undefined,
@@ -223,14 +226,14 @@ class Export {
       ctimeNs,
       deviceMajor: inode.deviceMajor,
       deviceMinor: inode.deviceMinor,
-      xattrs: undefined,
+      xattrs,
     };
   }
 
   /** An empty file that says something about other names. */
   #marker(path: string, inode: Ext4Inode): TarMember {
     const plain = { mode: WHITEOUT_MODE, uid: 0, gid: 0, deviceMajor: 0, deviceMinor: 0 };
-    return { ...this.#attributes(path, inode), ...plain, atime: undefined, ctime: undefined, type: 'file' };
+    return { ...this.#told(path, inode, 'file', 0), ...plain, atime: undefined, ctime: undefined };
   }
 
   /** A file of any size. */

@@ -11,6 +11,9 @@ const PAGES = 96;
 export class PageCache {
   /** In order of use, the oldest first. */
   readonly #pages = new Map<number, Buffer>();
+  /** The page being read before it is asked for. */
+  #ahead: { readonly number: number; readonly page: Promise<Buffer> } | undefined;
+  #lastLoaded = -1;
   #lastNumber = -1;
   #lastPage: Buffer = Buffer.alloc(0);
 
@@ -54,14 +57,27 @@ export class PageCache {
   async #page(number: number): Promise<Buffer> {
     const found = this.#pages.get(number);
     if (found) return found;
-    const start = number * PAGE_BYTES;
-    const page = Buffer.allocUnsafeSlow(Math.min(PAGE_BYTES, this.source.sizeBytes - start));
-    await this.source.readInto(page, start);
+    const page = await (this.#ahead?.number === number ? this.#ahead.page : this.#read(number));
+    // Whoever reads page after page has the next one read meanwhile.
+    const next = number + 1;
+    if (this.#lastLoaded === number - 1 && next * PAGE_BYTES < this.source.sizeBytes && !this.#pages.has(next)) {
+      this.#ahead = { number: next, page: this.#read(next) };
+      // Looked at when the page is asked for, or never: then its failure is nobody's.
+      this.#ahead.page.catch(() => undefined);
+    }
+    this.#lastLoaded = number;
     for (const oldest of this.#pages.keys()) {
       if (this.#pages.size < PAGES) break;
       this.#pages.delete(oldest);
     }
     this.#pages.set(number, page);
+    return page;
+  }
+
+  async #read(number: number): Promise<Buffer> {
+    const start = number * PAGE_BYTES;
+    const page = Buffer.allocUnsafeSlow(Math.min(PAGE_BYTES, this.source.sizeBytes - start));
+    await this.source.readInto(page, start);
     return page;
   }
 }
