@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
 import { createGunzip } from 'node:zlib';
 import { pack } from 'tar-stream';
-import { readFileChunks, tarToVhd } from '../src/disk/index.js';
+import { readFileChunks, tarToVhd, vhdToTar } from '../src/disk/index.js';
 import { median, type BenchRow } from './table.js';
 
 const run = promisify(execFile);
@@ -19,50 +19,70 @@ const BIG_BYTES = 64 * 1024 * 1024;
 const DEBIAN = new URL('../test/images/out/debian/', import.meta.url).pathname;
 
 /**
- * Times tar → ext4 in a VHD, in this process, beside `cat tar > file`: nothing that writes the content to a file can be
- * faster. Each round does both in turn, with a warm page cache, and neither is synced. LCOW_BENCH_TAR names a tar of one's own.
+ * Times tar → ext4 in a VHD and back, in this process, beside `cat` of the source to a file: nothing that writes the
+ * content to a file can be faster. Each round does both in turn, with a warm page cache, and neither is synced. LCOW_BENCH_TAR names a tar of one's own.
  */
 export async function benchDisk(): Promise<BenchRow[]> {
   const folder = await mkdtemp(join(tmpdir(), 'lcow-bench-disk-'));
   try {
     const inputs: { name: string; tar: string }[] = [
-      { name: `tar → VHD, ${SMALL_FILES} small files`, tar: await smallFiles(join(folder, 'small.tar')) },
-      { name: `tar → VHD, ${BIG_FILES} files of 64 MiB`, tar: await bigFiles(join(folder, 'big.tar')) },
+      { name: `${SMALL_FILES} small files`, tar: await smallFiles(join(folder, 'small.tar')) },
+      { name: `${BIG_FILES} files of 64 MiB`, tar: await bigFiles(join(folder, 'big.tar')) },
     ];
     const debian = await debianTar(join(folder, 'debian.tar'));
-    if (debian !== undefined) inputs.push({ name: 'tar → VHD, Debian', tar: debian });
+    if (debian !== undefined) inputs.push({ name: 'Debian', tar: debian });
     const own = process.env['LCOW_BENCH_TAR'];
-    if (own) inputs.push({ name: `tar → VHD, ${own}`, tar: own });
+    if (own) inputs.push({ name: own, tar: own });
     const rows: BenchRow[] = [];
-    for (const input of inputs) rows.push(await measure(input.name, input.tar, folder));
+    for (const input of inputs) rows.push(...(await measure(input.name, input.tar, folder)));
     return rows;
   } finally {
     await rm(folder, { recursive: true });
   }
 }
 
-async function measure(name: string, tar: string, folder: string): Promise<BenchRow> {
-  const ours: number[] = [];
-  const floor: number[] = [];
+/** There and back: the floor of the way back is `cat vhd > file`. */
+async function measure(name: string, tar: string, folder: string): Promise<BenchRow[]> {
+  const there = { ours: [] as number[], floor: [] as number[] };
+  const back = { ours: [] as number[], floor: [] as number[] };
   const { size } = await stat(tar);
+  const vhd = join(folder, 'out.vhd');
+  const copy = join(folder, 'copy');
+  const again = join(folder, 'again.tar');
+  const cat = (from: string): Promise<number> => timed(() => run('sh', ['-c', 'cat "$0" > "$1"', from, copy]));
   for (let round = 0; round < ROUNDS; round++) {
-    const vhd = join(folder, 'out.vhd');
-    const copy = join(folder, 'out.tar');
-    floor.push(await timed(() => run('sh', ['-c', 'cat "$0" > "$1"', tar, copy])));
-    ours.push(await timed(() => convert(tar, vhd)));
-    await rm(vhd);
+    there.floor.push(await cat(tar));
+    there.ours.push(await timed(() => convert(tar, vhd)));
     await rm(copy);
+    back.floor.push(await cat(vhd));
+    back.ours.push(await timed(() => convertBack(vhd, again)));
+    for (const made of [vhd, copy, again]) await rm(made);
   }
-  const ratio = median(ours.map((value, round) => value / floor[round]!));
-  const label = `${name} (${Math.round(size / median(ours) / 1000)} MB/s)`;
-  return {
-    name: label,
+  const row = (what: string, floorName: string, { ours, floor }: typeof there): BenchRow => ({
+    name: `${what}, ${name} (${Math.round(size / median(ours) / 1000)} MB/s)`,
     value: median(ours),
     unit: 'ms',
-    floorName: 'cat tar > file',
+    floorName,
     floorValue: median(floor),
-    ratio,
-  };
+    ratio: median(ours.map((value, round) => value / floor[round]!)),
+  });
+  return [row('tar → VHD', 'cat tar > file', there), row('VHD → tar', 'cat vhd > file', back)];
+}
+
+async function convertBack(vhd: string, tar: string): Promise<void> {
+  const file = await open(tar, 'w');
+  try {
+    const chunks = vhdToTar(vhd, { reuseChunks: true });
+    // One chunk is made while the one before it is written.
+    for (let next = chunks.next(); ;) {
+      const { value, done } = await next;
+      if (done) return;
+      next = chunks.next();
+      await file.write(value);
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 async function convert(tar: string, vhd: string): Promise<void> {
