@@ -1,5 +1,5 @@
 import { PassThrough, Writable } from 'node:stream';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { until } from '../../test/support/socket-pair.js';
 import { OutputPump } from './output-pump.js';
 
@@ -60,7 +60,11 @@ describe('the output of a container', () => {
       const pump = new OutputPump(source, 'stdout', { log, attached, onBroken: () => broken++ });
       source.write('x');
       await pump.done;
-      expect([broken, source.destroyed]).toEqual([1, true]);
+      // Nothing is waited for any more: a timer would keep the process.
+      vi.useFakeTimers({ toFake: ['setTimeout'] });
+      await pump.finish(1000);
+      expect([broken, source.destroyed, vi.getTimerCount()]).toEqual([1, true, 0]);
+      vi.useRealTimers();
     }
   });
 

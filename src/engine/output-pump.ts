@@ -65,6 +65,7 @@ export class OutputPump {
     } catch (error) {
       if (!writer.broken) throw error;
     } finally {
+      this.#waiting = false;
       clearTimeout(this.#timer);
       attached?.off('error', onError);
     }

@@ -201,8 +201,9 @@ describe('lcow run', () => {
     let seen = '';
     child.stdout.on('data', (chunk: Buffer) => (seen += chunk.toString()));
     await eventually(async () => seen.includes('/ #'), 'the prompt');
-    child.stdin.write('stty size; sleep 1000\n');
-    await eventually(async () => seen.includes('41 97'), 'the size');
+    // Told apart from its echo; before the program runs, Ctrl-C would be the shell's.
+    child.stdin.write('sh -c \'stty size; echo sl""eeps; exec sleep 1000\'\n');
+    await eventually(async () => seen.includes('41 97') && seen.includes('sleeps'), 'the size');
     child.stdin.write('\x03');
     child.stdin.write('exit 4\n');
     expect((await result).code).toBe(4);
