@@ -1,8 +1,8 @@
 import type { BlockSource } from './block-source.js';
 
 /** A multiple of every structure that is viewed, so that none lies across pages. */
-const PAGE_BYTES = 128 * 1024;
-const PAGES = 96;
+const PAGE_BYTES = 256 * 1024;
+const PAGES = 48;
 
 /**
  * The pages of a disk that were read last, 12 MiB at most. What is there is had without a promise.
