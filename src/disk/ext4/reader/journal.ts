@@ -24,6 +24,8 @@ const FEATURE = {
 const KNOWN_FEATURES = 0x1f;
 const TAG_FLAG = { escaped: 0x1, sameUuid: 0x2, last: 0x8 } as const;
 const HEADER_BYTES = 12;
+/** mke2fs makes a journal in one piece, or a few: more would only be slow to read. */
+const MAXIMUM_RUNS = 4096;
 const UUID_BYTES = 16;
 /** The checksum at the end of descriptor and revoke blocks. */
 const TAIL_BYTES = 4;
@@ -109,7 +111,10 @@ class Journal {
       if (sum !== values.s_checksum) throw volume.bad('the super block of its journal does not match its checksum');
     }
     const runs: Run[] = [];
-    for await (const run of fileRuns(volume, inode)) runs.push(run);
+    for await (const run of fileRuns(volume, inode)) {
+      runs.push(run);
+      if (runs.length > MAXIMUM_RUNS) throw volume.bad(`its journal is in more than ${MAXIMUM_RUNS} pieces`);
+    }
     const own = values.h_blocktype === KIND.superblock2 ? values : { ...values, s_feature_incompat: 0 };
     return new Journal(volume, runs, own, metadataChecksum(NO_SEED, values.s_uuid));
   }
