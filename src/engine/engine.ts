@@ -280,8 +280,7 @@ export class Engine {
     return this.images.remove(nameOrId, {
       force,
       usedBy: async (image) => {
-        const top = topLayerId(image);
-        const users = (await this.#store.list()).filter(({ config }) => top && config.layerIds.includes(top));
+        const users = (await this.#store.list()).filter(({ config }) => config.imageId === image.id);
         return users.map(({ config }) => config.id.slice(0, 12));
       },
     });

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"lcow.dev/agent/internal/boot"
@@ -76,20 +77,44 @@ func signalAll(folder string, signal syscall.Signal) error {
 	return errors.Join(err, failure)
 }
 
+// What is known of a signal for a process from one look at its state.
+type signalFate int
+
+const (
+	// The kernel drops it.
+	signalDropped signalFate = iota
+	// A handler gets it, or its default action happens.
+	signalTaken
+	// Blocked without a handler: it waits for sigwait, or for the end of the few instructions for which a shell blocks all
+	// signals around fork, when it is dropped.
+	signalPending
+)
+
+const (
+	pendingLooks    = 10
+	pendingInterval = 5 * time.Millisecond
+)
+
 // takesSignal tells whether the kernel gives a process the signal. The init of a pid namespace is spared those that it
-// neither catches nor blocks, but for SIGKILL and SIGSTOP from outside.
+// neither catches nor blocks, but for SIGKILL and SIGSTOP from outside. One that it goes on blocking counts as taken.
 func takesSignal(pid int, signal syscall.Signal) bool {
 	if signal == unix.SIGKILL || signal == unix.SIGSTOP {
 		return true
 	}
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return true
+	for range pendingLooks {
+		status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+		if err != nil {
+			return true
+		}
+		if fate := fateOfSignal(status, signal); fate != signalPending {
+			return fate == signalTaken
+		}
+		time.Sleep(pendingInterval)
 	}
-	return statusTakesSignal(status, signal)
+	return true
 }
 
-func statusTakesSignal(status []byte, signal syscall.Signal) bool {
+func fateOfSignal(status []byte, signal syscall.Signal) signalFate {
 	init := false
 	var caught, blocked uint64
 	lines := bufio.NewScanner(bytes.NewReader(status))
@@ -108,5 +133,12 @@ func statusTakesSignal(status []byte, signal syscall.Signal) bool {
 		}
 	}
 	bit := uint64(1) << (signal - 1)
-	return !init || caught&bit != 0 || blocked&bit != 0
+	switch {
+	case !init || caught&bit != 0:
+		return signalTaken
+	case blocked&bit != 0:
+		return signalPending
+	default:
+		return signalDropped
+	}
 }

@@ -172,17 +172,17 @@ func TestInitIsSparedSignalsItNeitherCatchesNorBlocks(t *testing.T) {
 	for _, c := range []struct {
 		status []byte
 		signal syscall.Signal
-		want   bool
+		want   signalFate
 	}{
-		{status("300\t1", none, none), unix.SIGTERM, false},
-		{status("300\t1", term, none), unix.SIGTERM, true},
-		{status("300\t1", none, term), unix.SIGTERM, true},
-		{status("300\t1", term, none), unix.SIGHUP, false},
-		{status("300\t7", none, none), unix.SIGTERM, true},
-		{status("300", none, none), unix.SIGTERM, true},
-		{status("300\t1", "8000000000000000", none), 64, true},
+		{status("300\t1", none, none), unix.SIGTERM, signalDropped},
+		{status("300\t1", term, none), unix.SIGTERM, signalTaken},
+		{status("300\t1", none, term), unix.SIGTERM, signalPending},
+		{status("300\t1", term, none), unix.SIGHUP, signalDropped},
+		{status("300\t7", none, none), unix.SIGTERM, signalTaken},
+		{status("300", none, none), unix.SIGTERM, signalTaken},
+		{status("300\t1", "8000000000000000", none), 64, signalTaken},
 	} {
-		if got := statusTakesSignal(c.status, c.signal); got != c.want {
+		if got := fateOfSignal(c.status, c.signal); got != c.want {
 			t.Errorf("%q signal %d: %v", c.status, c.signal, got)
 		}
 	}
