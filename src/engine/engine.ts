@@ -7,7 +7,6 @@ import {
   formatPlatform,
   ImageStore,
   parsePlatform,
-  topLayerId,
   type Image,
   type PullOptions,
   type RemovedImage,
