@@ -159,7 +159,7 @@ describe('a process of the utility VM', () => {
   });
 
   test('on a terminal has its size, and a change of it', async () => {
-    const script = 'busybox stty size; trap "busybox stty size; exit 0" WINCH; while :; do busybox sleep 0.05; done';
+    const script = 'trap "busybox stty size; exit 0" WINCH; busybox stty size; while :; do busybox sleep 0.05; done';
     const config = shell(script, { stdin: true, stdout: true, consoleSize: { rows: 24, columns: 80 } });
     config.process.terminal = true;
     const process = await run(config);
