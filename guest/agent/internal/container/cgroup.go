@@ -83,35 +83,43 @@ type signalFate int
 const (
 	// The kernel drops it.
 	signalDropped signalFate = iota
-	// A handler gets it, or its default action happens.
+	// A handler gets it, its default action happens, or the process waits for it.
 	signalTaken
-	// Blocked without a handler: it waits for sigwait, or for the end of the few instructions for which a shell blocks all
-	// signals around fork, when it is dropped.
-	signalPending
+	// Blocked without a handler: it waits for sigwait, or for the end of the moment for which a shell blocks all signals
+	// around fork, when it is dropped.
+	signalBlocked
 )
 
 const (
-	pendingLooks    = 10
-	pendingInterval = 5 * time.Millisecond
+	blockedLimit    = time.Second
+	blockedInterval = 10 * time.Millisecond
 )
 
-// takesSignal tells whether the kernel gives a process the signal. The init of a pid namespace is spared those that it
+// signalTelling sends a signal and tells whether the process gets it. The init of a pid namespace is spared those that it
 // neither catches nor blocks, but for SIGKILL and SIGSTOP from outside. One that it goes on blocking counts as taken.
-func takesSignal(pid int, signal syscall.Signal) bool {
+func signalTelling(pid int, signal syscall.Signal, send func() error) (delivered bool, err error) {
+	// A handler is looked for first: it may take itself away while it runs.
+	before := lookAtSignal(pid, signal)
+	if err := send(); err != nil || before != signalBlocked {
+		return before == signalTaken, err
+	}
+	for limit := time.Now().Add(blockedLimit); time.Now().Before(limit); time.Sleep(blockedInterval) {
+		if now := lookAtSignal(pid, signal); now != signalBlocked {
+			return now == signalTaken, nil
+		}
+	}
+	return true, nil
+}
+
+func lookAtSignal(pid int, signal syscall.Signal) signalFate {
 	if signal == unix.SIGKILL || signal == unix.SIGSTOP {
-		return true
+		return signalTaken
 	}
-	for range pendingLooks {
-		status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-		if err != nil {
-			return true
-		}
-		if fate := fateOfSignal(status, signal); fate != signalPending {
-			return fate == signalTaken
-		}
-		time.Sleep(pendingInterval)
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return signalTaken
 	}
-	return true
+	return fateOfSignal(status, signal)
 }
 
 func fateOfSignal(status []byte, signal syscall.Signal) signalFate {
@@ -137,7 +145,7 @@ func fateOfSignal(status []byte, signal syscall.Signal) signalFate {
 	case !init || caught&bit != 0:
 		return signalTaken
 	case blocked&bit != 0:
-		return signalPending
+		return signalBlocked
 	default:
 		return signalDropped
 	}

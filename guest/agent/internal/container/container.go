@@ -254,8 +254,7 @@ func (c *Container) State() guestpb.ContainerInfo_State {
 
 // Signal signals the init or an exec; delivered is false when the init is spared the signal.
 func (c *Container) Signal(p *process.Process, signal syscall.Signal) (delivered bool, err error) {
-	delivered = takesSignal(p.Pid(), signal)
-	return delivered, p.Signal(signal)
+	return signalTelling(p.Pid(), signal, func() error { return p.Signal(signal) })
 }
 
 // SignalAll signals every process of the container.
