@@ -260,9 +260,13 @@ describe('lcow run', () => {
 
   it('ends at Ctrl-C and at SIGTERM, and cleans up', async () => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      const child = lcow.start(['run', '--rm', 'busybox', 'sh', '-c', 'echo up; sleep 1000']);
+      const child = lcow.start(['run', '--rm', '--name', 'ended', 'busybox', 'sleep', '1000']);
       const closed = once(child, 'close');
-      await once(child.stdout!, 'data');
+      // The shell of `sh -c` takes SIGINT and is not moved by it, so it is the program that must have come to run.
+      await eventually(async () => {
+        const { stdout } = await lcow.run(['exec', 'ended', 'cat', '/proc/1/comm']);
+        return stdout === 'sleep\n';
+      }, 'the start of sleep');
       child.kill(signal);
       const [code] = (await closed) as [number];
       expect(code).toBeGreaterThanOrEqual(128);
