@@ -8,6 +8,7 @@ export {
   type TarInput,
   type TarMember,
 } from './tar/index.js';
+export { openDiskFile } from './structure/index.js';
 export { VHD_FOOTER_BYTES, encodeFixedVhdFooter, decodeVhdFooter, type VhdFooter } from './vhd/index.js';
 export {
   VhdxWriter,

@@ -11,6 +11,7 @@ import {
 import type { Duplex } from 'node:stream';
 import { LcowError } from '../errors/index.js';
 import { abortable, throwIfAborted } from '../lifetime/index.js';
+import { MAX_TIMER_MS } from '../lifetime/index.js';
 import { encodeFrame, FrameReader, FrameType, MAX_PAYLOAD_BYTES, type Frame } from './frame.js';
 import { follow } from './follow.js';
 import type { CallOptions, ServiceClient } from './service-types.js';
@@ -20,8 +21,6 @@ import { RequestSchema, ResponseSchema, type Response } from './ttrpc_pb.js';
 
 /** The last odd id of 32 bits; a connection that used it up takes no more calls. */
 const LAST_STREAM_ID = 0xffff_ffff;
-/** The longest delay a Node timer takes; a longer time-out is none on this side. */
-const MAX_TIMER_MS = 0x7fff_ffff;
 /** Given-up calls whose responses are still owed. A server that owes more is not answering at all. */
 const MAX_ABANDONED = 16_384;
 

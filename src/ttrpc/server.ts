@@ -11,6 +11,7 @@ import {
 } from '@bufbuild/protobuf';
 import type { Duplex } from 'node:stream';
 import { errorMessage, LcowError } from '../errors/index.js';
+import { MAX_TIMER_MS } from '../lifetime/index.js';
 import { encodeFrame, FrameReader, FrameType, MAX_PAYLOAD_BYTES, type Frame } from './frame.js';
 import { closeGently, follow } from './follow.js';
 import type { CallContext, ServiceImplementation } from './service-types.js';
@@ -20,8 +21,6 @@ import { RequestSchema, ResponseSchema, type Request } from './ttrpc_pb.js';
 
 // Far more than one peer needs, far less than one peer could ask for.
 const DEFAULT_MAX_CONCURRENT = 256;
-/** The longest delay a Node timer takes; a longer time-out is none. */
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 type Output = MessageInitShape<DescMessage>;
 type Handler = (request: Message, context: CallContext) => Output | Promise<Output>;

@@ -1,9 +1,9 @@
-import { open, type FileHandle } from 'node:fs/promises';
-import { isLcowError, LcowError } from '../../errors/index.js';
+import type { FileHandle } from 'node:fs/promises';
+import { isLcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
-import { isTooMany, readAt, type DiskFinding } from '../structure/index.js';
+import { isTooMany, openDiskFile, type DiskFinding } from '../structure/index.js';
 import { findVhdFooter, readDynamicVhd } from '../vhd/index.js';
-import { checkVhdx } from '../vhdx/index.js';
+import { checkVhdx, looksLikeVhdx } from '../vhdx/index.js';
 
 export type { DiskFinding } from '../structure/index.js';
 
@@ -36,18 +36,11 @@ export interface DiskCheck {
  * @throws LcowError NOT_FOUND, IO_FAILED. A file that is neither VHD nor VHDX has an error among its findings.
  */
 export async function checkDisk(path: string): Promise<DiskCheck> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new LcowError('NOT_FOUND', `The disk ${path} does not exist.`, { cause });
-    throw asIoError(cause, `The disk ${path} cannot be opened`);
-  }
+  const file = await openDiskFile(path);
   const findings: DiskFinding[] = [];
   let facts: Omit<DiskCheck, 'findings' | 'errors' | 'warnings' | 'leaks'> = { kind: 'unknown' };
   try {
-    if ((await readAt(file, 0, 8)).toString('latin1') === 'vhdxfile') {
+    if (await looksLikeVhdx(file)) {
       facts = { kind: 'vhdx' };
       facts = { kind: 'vhdx', ...(await checkVhdx(file, path, findings)) };
     } else facts = await checkVhd(file, path, findings);

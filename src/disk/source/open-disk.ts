@@ -1,9 +1,8 @@
-import { open, type FileHandle } from 'node:fs/promises';
-import { LcowError } from '../../errors/index.js';
+import type { FileHandle } from 'node:fs/promises';
 import { asIoError } from '../../state/index.js';
-import { readAt } from '../structure/index.js';
+import { openDiskFile } from '../structure/index.js';
 import { findVhdFooter, looksLikeVhd, readDynamicVhd } from '../vhd/index.js';
-import { openVhdx } from '../vhdx/index.js';
+import { looksLikeVhdx, openVhdx } from '../vhdx/index.js';
 import type { BlockSource } from './block-source.js';
 import { DynamicVhdSource } from './dynamic-vhd-source.js';
 import { FileSource } from './file-source.js';
@@ -26,14 +25,7 @@ export interface OpenDisk extends AsyncDisposable {
  * @throws LcowError NOT_FOUND, BAD_VHD, BAD_VHDX, IO_FAILED.
  */
 export async function openDisk(path: string, options: { format?: DiskFormat | undefined } = {}): Promise<OpenDisk> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new LcowError('NOT_FOUND', `The disk ${path} does not exist.`, { cause });
-    throw asIoError(cause, `The disk ${path} cannot be opened`);
-  }
+  const file = await openDiskFile(path);
   try {
     const format = options.format ?? (await detect(file));
     if (format === 'vhdx') {
@@ -53,7 +45,7 @@ export async function openDisk(path: string, options: { format?: DiskFormat | un
 }
 
 async function detect(file: FileHandle): Promise<DiskFormat> {
-  if ((await readAt(file, 0, 8)).toString('latin1') === 'vhdxfile') return 'vhdx';
+  if (await looksLikeVhdx(file)) return 'vhdx';
   return (await looksLikeVhd(file)) ? 'vhd' : 'raw';
 }
 

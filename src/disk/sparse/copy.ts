@@ -1,8 +1,9 @@
 import { constants, type Stats } from 'node:fs';
-import { copyFile, lstat, open, type FileHandle } from 'node:fs/promises';
+import { copyFile, lstat, type FileHandle } from 'node:fs/promises';
 import { LcowError } from '../../errors/index.js';
 import { throwIfAborted } from '../../lifetime/index.js';
 import { asIoError, createAtomic } from '../../state/index.js';
+import { openDiskFile } from '../structure/index.js';
 import { nonZeroRuns } from './zeros.js';
 
 /** How {@link copySparse} did it. */
@@ -46,14 +47,7 @@ export async function copySparse(
 ): Promise<SparseCopyResult> {
   const { signal, mode = 0o600 } = options;
   throwIfAborted(signal);
-  let from: FileHandle;
-  try {
-    from = await open(source, 'r');
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new LcowError('NOT_FOUND', `The disk ${source} does not exist.`, { cause });
-    throw asIoError(cause, `The disk ${source} cannot be opened`);
-  }
+  const from = await openDiskFile(source);
   try {
     await refuseExisting(destination);
     if (await clone(source, destination, mode)) return { cloned: true, writtenBytes: 0 };

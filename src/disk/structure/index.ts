@@ -2,6 +2,7 @@
  * On-disk structures declared once as data. A declaration lists each field with its byte offset as the specification
  * prints it; reading and writing are both derived from it, so that they cannot disagree.
  */
+export { openDiskFile } from './open-disk-file.js';
 export { readAt } from './read-at.js';
 export { isTooMany, type DiskFinding } from './findings.js';
 export { viewFile, type FileView } from './file-view.js';

@@ -1,11 +1,11 @@
 /** What a VHD or VHDX file is and whether its structures are good, without looking at its data. */
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { isLcowError, LcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
 import { ext4Info, type Ext4Info } from '../ext4/index.js';
-import { readAt } from '../structure/index.js';
+import { openDiskFile } from '../structure/index.js';
 import { findVhdFooter, readDynamicVhd } from '../vhd/index.js';
-import { readVhdx } from '../vhdx/index.js';
+import { looksLikeVhdx, readVhdx } from '../vhdx/index.js';
 
 interface CommonInfo {
   /** Size of the disk. */
@@ -69,14 +69,7 @@ export type VhdInfo = FixedVhdInfo | DynamicVhdInfo | VhdxInfo;
  * @throws LcowError NOT_FOUND; BAD_VHD or BAD_VHDX naming the field and its offset; IO_FAILED.
  */
 export async function vhdInfo(path: string): Promise<VhdInfo> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new LcowError('NOT_FOUND', `The disk ${path} does not exist.`, { cause });
-    throw asIoError(cause, `The disk ${path} cannot be opened`);
-  }
+  const file = await openDiskFile(path);
   try {
     return await describe(file, path);
   } catch (error) {
@@ -91,8 +84,7 @@ async function describe(file: FileHandle, path: string): Promise<VhdInfo> {
   const stat = await file.stat();
   if (!stat.isFile()) throw new LcowError('BAD_VHD', `${path} is not a VHD: it is not a file.`);
   const sizes = { fileSizeBytes: stat.size, allocatedBytes: stat.blocks * 512 };
-  if ((await readAt(file, 0, 8)).toString('latin1') === 'vhdxfile')
-    return { ...sizes, ...(await describeVhdx(file, path)) };
+  if (await looksLikeVhdx(file)) return { ...sizes, ...(await describeVhdx(file, path)) };
   const { footer, footerGood } = await findVhdFooter(file, path);
   const common = {
     ...sizes,

@@ -4,7 +4,8 @@ import { isLcowError, LcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
 import { isZero } from '../sparse/index.js';
 import { Allocator } from './allocation.js';
-import { openFile, writeFully, writeZeros } from './file-access.js';
+import { openDiskFile } from '../structure/index.js';
+import { writeFully, writeZeros } from './file-access.js';
 import { updateHeaders } from './headers.js';
 import { BAT_ENTRY_BYTES, batGeometry, batIndex, PAYLOAD_BLOCK } from './layout.js';
 import { parentCandidates } from './parent-locator.js';
@@ -35,7 +36,7 @@ export async function openVhdx(path: string, options: OpenVhdxOptions = {}): Pro
 }
 
 async function openChain(path: string, writable: boolean, depth: number): Promise<VhdxDisk> {
-  const file = await openFile(path, writable ? 'r+' : 'r');
+  const file = await openDiskFile(path, writable ? 'r+' : 'r');
   let parent: VhdxDisk | undefined;
   try {
     let vhdx = await readVhdx(file, path);

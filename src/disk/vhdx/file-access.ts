@@ -1,17 +1,4 @@
-import { open, type FileHandle } from 'node:fs/promises';
-import { LcowError } from '../../errors/index.js';
-import { asIoError } from '../../state/index.js';
-
-/** Opens a file. @throws LcowError NOT_FOUND, IO_FAILED. */
-export async function openFile(path: string, flags: 'r' | 'r+'): Promise<FileHandle> {
-  try {
-    return await open(path, flags);
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new LcowError('NOT_FOUND', `The disk ${path} does not exist.`, { cause });
-    throw asIoError(cause, `The disk ${path} cannot be opened`);
-  }
-}
+import type { FileHandle } from 'node:fs/promises';
 
 /** Writes all of some bytes at an offset of the file. */
 export async function writeFully(file: FileHandle, data: Uint8Array, position: number): Promise<void> {

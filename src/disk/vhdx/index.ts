@@ -2,6 +2,7 @@
 export { VhdxWriter, type VhdxWriterOptions, type VhdxWriterResult } from './writer.js';
 export { crc32c } from './crc32c.js';
 export { guidSource } from './guid.js';
+export { looksLikeVhdx } from './looks-like-vhdx.js';
 export { readVhdx, type VhdxFile } from './reader.js';
 export type { VhdxMetadata } from './metadata.js';
 export type { BlockTable } from './block-table.js';

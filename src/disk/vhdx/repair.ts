@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import { asIoError } from '../../state/index.js';
-import { openFile, writeFully, writeZeros } from './file-access.js';
+import { openDiskFile } from '../structure/index.js';
+import { writeFully, writeZeros } from './file-access.js';
 import { ZERO_GUID } from './guid.js';
 import { updateHeaders } from './headers.js';
 import { REGION_TABLE_BYTES, REGION_TABLE_OFFSETS } from './layout.js';
@@ -21,7 +22,7 @@ export interface VhdxRepair {
  * @throws LcowError NOT_FOUND, BAD_VHDX, DISK_FULL, IO_FAILED.
  */
 export async function repairVhdx(path: string): Promise<VhdxRepair> {
-  const file = await openFile(path, 'r+');
+  const file = await openDiskFile(path, 'r+');
   try {
     const vhdx = await readVhdx(file, path);
     const repaired: VhdxRepair['repaired'][number][] = [];

@@ -4,7 +4,8 @@ import { LcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
 import { alignUp, mapSpace } from './allocation.js';
 import { crc32cWithoutField } from './crc32c.js';
-import { openFile, writeFully, writeZeros } from './file-access.js';
+import { openDiskFile } from '../structure/index.js';
+import { writeFully, writeZeros } from './file-access.js';
 import { ZERO_GUID } from './guid.js';
 import { updateHeaders } from './headers.js';
 import {
@@ -42,7 +43,7 @@ export interface VhdxResize {
  * DISK_FULL, IO_FAILED.
  */
 export async function resizeVhdx(path: string, sizeBytes: number): Promise<VhdxResize> {
-  const file = await openFile(path, 'r+');
+  const file = await openDiskFile(path, 'r+');
   try {
     return await resizeFile(file, path, sizeBytes);
   } catch (error) {

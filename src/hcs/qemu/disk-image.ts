@@ -2,7 +2,8 @@
  * What a disk file of the host is, found out by us: QEMU is never left to guess a format, since a guest could write
  * another format's header into a raw disk and have QEMU open any file of the host through it.
  */
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { openDiskFile } from '../../disk/index.js';
 import { LcowError } from '../../errors/index.js';
 import { asIoError } from '../../state/index.js';
 import type { Attachment } from '../schema/index.js';
@@ -46,14 +47,7 @@ export function diskDeviceId(controller: number, lun: number): string {
  * IO_FAILED.
  */
 export async function inspectDisk(path: string): Promise<DiskImage> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new LcowError('NOT_FOUND', `The disk ${path} does not exist.`, { cause });
-    throw asIoError(cause, `The disk ${path} cannot be opened`);
-  }
+  const file = await openDiskFile(path);
   try {
     const stat = await file.stat();
     if (!stat.isFile()) throw new LcowError('INVALID_ARGUMENT', `The disk ${path} is not a file.`);
